@@ -1,0 +1,80 @@
+# make test and make demo are the two commands of the README. Each sets up everything it needs in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A CPU build of torch where the index offers one under this name; set TORCH= to use another build or version.
+TORCH ?= torch==2.13.0
+EXTRAS := dev,peers,demo,train,export
+# One CUDA architecture keeps the test build short; make wheel takes all usual ones.
+export WSSS_CUDA_ARCHS ?= 90
+export WSSS_BUILD_DIR ?= build/package
+
+.PHONY: help demo test soak simt bench mutants wheel wheelhouse format lint clean
+
+help:
+	@echo "make demo        label three photos and say where the results are"
+	@echo "make test        everything that must hold, under 15 minutes on 2 cores"
+	@echo "make soak        the same at full sizes and counts; hours"
+	@echo "make simt        the CUDA kernels as a CPU module, for impl=\"simt\""
+	@echo "make bench       time the operations against their peers"
+	@echo "make mutants     seed faults and see that the tests catch them"
+	@echo "make lint        ruff and clang-format, without changing anything; make format applies them"
+	@echo "make wheel       sdist, and a wheel for all usual CUDA architectures, in dist/"
+	@echo "make wheelhouse  pure-Python wheels that benchmarks/on_gpu.sh takes to a machine without network"
+
+# torch first: no plain requirement may then pull another build of it
+$(VENV)/torch-ready:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --upgrade "pip>=24" "setuptools>=77" wheel
+	$(BIN)/pip install "$(TORCH)"
+	touch $@
+
+$(VENV)/ready: $(VENV)/torch-ready pyproject.toml setup.py CMakeLists.txt $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | grep -v simt)
+	$(BIN)/pip install cmake ninja pybind11
+	$(BIN)/pip install --no-build-isolation -e ".[$(EXTRAS)]"
+	-$(BIN)/pip install --only-binary=:all: tensorrt-rtx
+	touch $@
+
+simt: $(VENV)/ready
+	$(BIN)/cmake -S . -B build/simt -G Ninja -DCMAKE_BUILD_TYPE=Release -DWSSS_CUDA=OFF \
+	  -DWSSS_VERSION=$$($(BIN)/python -c "import runpy; print(runpy.run_path('wsss_fast/_version.py')['__version__'])") \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
+	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/wsss_fast
+	$(BIN)/cmake --build build/simt --target _simt
+
+test: $(VENV)/ready simt lint
+	$(BIN)/pytest
+
+soak: $(VENV)/ready simt
+	$(BIN)/pytest -m "soak or not soak"
+
+demo: $(VENV)/ready
+	$(BIN)/wsss demo --out demo_output
+
+bench: $(VENV)/ready
+	$(BIN)/wsss bench pcm --conditions
+
+mutants: $(VENV)/ready
+	$(BIN)/python tests/mutants/run.py
+
+CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+wheel: $(VENV)/ready
+	WSSS_BUILD_DIR= WSSS_CUDA_ARCHS="80;86;89;90;100;120" $(BIN)/python -m build
+
+wheelhouse: $(VENV)/ready
+	$(BIN)/pip download --no-deps --only-binary=:all: -d wheelhouse jsonargparse
+
+clean:
+	rm -rf build dist wheelhouse demo_output *.egg-info wsss_fast/*.so

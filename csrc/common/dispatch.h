@@ -1,0 +1,18 @@
+// The device switch of every operation: WSSS_RUN(pcm, forward, context, arguments…) calls pcm_forward_cpu or pcm_forward_cuda.
+//
+// Three builds share it: with CUDA kernels, without them, and the simt test build, where the "cuda" functions are the same .cu
+// files compiled by the host compiler.
+#pragma once
+
+#include "common/check.h"
+#include "common/view.h"
+
+#if defined(WSSS_SIMT)
+#define WSSS_RUN(op, call, context, ...) (static_cast<void>((context).device), op##_##call##_cuda(__VA_ARGS__))
+#elif defined(WSSS_WITH_CUDA)
+#define WSSS_RUN(op, call, context, ...) \
+    ((context).device.kind == DeviceKind::kCuda ? op##_##call##_cuda(__VA_ARGS__) : op##_##call##_cpu(__VA_ARGS__))
+#else
+#define WSSS_RUN(op, call, context, ...) \
+    ((context).device.kind == DeviceKind::kCuda ? fail_no_cuda(#op) : static_cast<void>(0), op##_##call##_cpu(__VA_ARGS__))
+#endif

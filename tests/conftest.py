@@ -1,0 +1,91 @@
+"""Implementations as a parameter, one CPU thread budget, and the rule that a skip must be on the committed list."""
+
+from __future__ import annotations
+
+import fnmatch
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import CPU_LEVELS, IMPLEMENTATIONS, Implementation, why_not
+
+ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.toml"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    choices = ("reference", "cpu", *CPU_LEVELS, "simt", "cuda")
+    parser.addoption("--impl", action="append", choices=choices, help="run only these implementations (may be repeated)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for fixture, kernels_only in (("impl", False), ("kernel", True)):
+        if fixture in metafunc.fixturenames:
+            asked = metafunc.config.getoption("--impl")
+            chosen = [
+                pytest.param(impl, id=impl.id, marks=[pytest.mark.cuda] if impl.name == "cuda" else [])
+                for impl in IMPLEMENTATIONS
+                if not (kernels_only and impl.name == "reference") and (not asked or impl.name in asked or impl.id in asked)
+            ]
+            metafunc.parametrize(fixture, chosen, indirect=True)
+
+
+def _implementation(request: pytest.FixtureRequest) -> Implementation:
+    impl: Implementation = request.param
+    if reason := why_not(impl):
+        pytest.skip(reason)
+    return impl
+
+
+@pytest.fixture
+def impl(request: pytest.FixtureRequest):
+    """Every implementation in turn, the reference included."""
+    chosen = _implementation(request)
+    with chosen.active():
+        yield chosen
+
+
+@pytest.fixture
+def kernel(request: pytest.FixtureRequest):
+    """Every implementation but the reference."""
+    chosen = _implementation(request)
+    with chosen.active():
+        yield chosen
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+_skipped: list[tuple[str, str]] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _skipped.append((report.nodeid, reason.removeprefix("Skipped: ")))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    allowed = tomllib.loads(ALLOWED_SKIPS.read_text(encoding="utf-8"))[kind]
+    unexpected = [
+        (test, reason)
+        for test, reason in _skipped
+        if not any(fnmatch.fnmatch(test, rule["test"]) and rule["reason"] in reason for rule in allowed)
+    ]
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if unexpected and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    for test, reason in unexpected:
+        if reporter:
+            reporter.write_line(f"\nskip that is not on {ALLOWED_SKIPS.name} for a {kind} machine: {test}: {reason}", red=True)

@@ -1,0 +1,445 @@
+"""pcm: every implementation against the plain PyTorch definition in float64, and how it behaves as a torch operation."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+
+import pytest
+import torch
+from helpers import LAYOUTS, Implementation, relative_error, threads
+from torch import Tensor
+
+from wsss_fast import ops
+
+# C, D and HW that are below, at and above the tile sizes (8, 16, 48, 64, 96, 192), and never round
+SHAPES = [
+    # N, C, D, H, W
+    (1, 1, 1, 1, 1),
+    (2, 2, 3, 1, 7),
+    (1, 3, 16, 5, 3),
+    (1, 21, 192, 9, 12),
+    (3, 7, 33, 8, 8),
+    (2, 21, 195, 7, 14),
+    (1, 40, 20, 11, 9),
+    (1, 5, 260, 13, 5),
+]
+LARGE_SHAPES = [(1, 21, 192, 28, 29), (2, 20, 195, 15, 13), (1, 2, 8, 33, 35)]  # several super-blocks
+
+# Worst seen: float32 4e-7 forward; the bounds leave room for another processor's rounding. float16 and bfloat16 are bounded by
+# their own rounding of the result (2^-11, 2^-8) with a factor for the rounding of A on tensor cores.
+FORWARD_BOUND = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+GRADIENT_BOUND = {torch.float64: 1e-12, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+CUDA_FORWARD_BOUND = {**FORWARD_BOUND, torch.float32: 1e-4}  # float32 is split into two bfloat16 terms
+
+
+def forward_bound(impl: Implementation, dtype: torch.dtype) -> float:
+    return (CUDA_FORWARD_BOUND if impl.name in ("simt", "cuda") else FORWARD_BOUND)[dtype]
+
+
+def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: str = "cpu", *, away_from_zero: bool = True):
+    """cam and feature. `away_from_zero`: no cosine so near 0 that rounding decides whether its gradient counts."""
+    n, c, d, h, w = shape
+    for attempt in range(50):
+        generator = torch.Generator().manual_seed(attempt)
+        cam = torch.rand((n, c, h, w), generator=generator)
+        feature = torch.randn((n, d, h, w), generator=generator) + 0.3
+        if not away_from_zero or dtype in (torch.float16, torch.bfloat16):
+            break
+        x = torch.nn.functional.normalize(feature.double().flatten(2), dim=1)
+        if (x.transpose(1, 2) @ x).abs().min() > 1e-6:
+            break
+    return cam.to(device, dtype), feature.to(device, dtype)
+
+
+def reference(cam: Tensor, feature: Tensor, grad: Tensor | None = None, eps: float = 1e-5):
+    """The definition in float64: out, and the gradients of both inputs."""
+    cam, feature = (x.detach().double().cpu().requires_grad_() for x in (cam, feature))
+    out = ops.pcm(cam, feature, eps, impl="reference")
+    if grad is None:
+        return out
+    return out, *torch.autograd.grad(out, (cam, feature), grad.double().cpu())
+
+
+def types_of(impl: Implementation) -> list[torch.dtype]:
+    return [t for t in FORWARD_BOUND if t != torch.float64 or impl.has_float64]
+
+
+def test_definition_by_hand() -> None:
+    """Two pixels at 60 degrees and one opposite to the first: A = [[1, .5, 0], [.5, 1, 0], [0, 0, 1]] with max(cos, 0)."""
+    feature = torch.tensor([[2.0, 0.5, -3.0], [0.0, 0.75**0.5, 0.0]], dtype=torch.float64).reshape(1, 2, 1, 3)
+    cam = torch.tensor([[3.0, 6.0, 9.0]], dtype=torch.float64).reshape(1, 1, 1, 3)
+    expected = torch.tensor([(3 + 3) / 1.5, (1.5 + 6) / 1.5, 9.0], dtype=torch.float64).reshape(1, 1, 1, 3)
+    for name in ("reference", "cpu"):
+        assert relative_error(ops.pcm(cam, feature, 0.0, impl=name), expected) < 1e-12
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_forward(impl: Implementation, shape) -> None:
+    for dtype in types_of(impl):
+        cam, feature = inputs(shape, dtype, impl.device)
+        out = ops.pcm(cam, feature, impl=impl.name)
+        assert out.dtype == dtype and out.is_contiguous() and out.device == cam.device
+        assert relative_error(out, reference(cam, feature)) < forward_bound(impl, dtype), dtype
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients(impl: Implementation, shape) -> None:
+    for dtype in types_of(impl):
+        cam, feature = (x.requires_grad_() for x in inputs(shape, dtype, impl.device))
+        out = ops.pcm(cam, feature, impl=impl.name)
+        grad = torch.randn(out.shape).to(out)
+        got = torch.autograd.grad(out, (cam, feature), grad)
+        _, *expected = reference(cam, feature, grad)
+        for name, a, b in zip(("cam", "feature"), got, expected, strict=True):
+            if b.abs().max() < 1e-6:  # a single pixel: the feature's gradient is 0 up to eps
+                assert a.abs().max() < 1e-2
+            else:
+                assert relative_error(a, b) < GRADIENT_BOUND[dtype], (name, dtype)
+
+
+@pytest.mark.parametrize("shape", LARGE_SHAPES, ids=str)
+def test_many_tiles(kernel: Implementation, shape) -> None:
+    if kernel.name == "simt":
+        n, c, d, h, w = shape
+        shape = (n, c, min(d, 48), h, w)  # the emulator runs a thousand times slower; depth is covered by SHAPES
+    cam, feature = (x.requires_grad_() for x in inputs(shape, device=kernel.device, away_from_zero=False))
+    out = ops.pcm(cam, feature, impl=kernel.name)
+    grad = torch.randn(out.shape).to(out)
+    got = (out, *torch.autograd.grad(out, (cam, feature), grad))
+    expected = reference(cam, feature, grad)
+    bounds = (forward_bound(kernel, torch.float32), 1e-4, 5e-3)  # a cosine near 0 may fall on the other side
+    for a, b, bound in zip(got, expected, bounds, strict=True):
+        assert relative_error(a, b) < bound
+
+
+def test_one_gradient_alone(kernel: Implementation) -> None:
+    cam, feature = inputs((2, 5, 24, 6, 7), device=kernel.device)
+    grad = torch.randn(cam.shape).to(cam)
+    _, grad_cam, grad_feature = reference(cam, feature, grad)
+    (got,) = torch.autograd.grad(ops.pcm(cam.requires_grad_(), feature, impl=kernel.name), cam, grad)
+    assert relative_error(got, grad_cam) < 1e-4
+    (got,) = torch.autograd.grad(ops.pcm(cam.detach(), feature.requires_grad_(), impl=kernel.name), feature, grad)
+    assert relative_error(got, grad_feature) < 1e-3
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(kernel: Implementation, layout: str) -> None:
+    cam, feature = inputs((2, 4, 19, 5, 8), device=kernel.device)
+    grad = torch.randn(cam.shape).to(cam)
+    expected = reference(cam, feature, grad)
+    change = LAYOUTS[layout]
+    cam, feature, grad = (change(x).detach().requires_grad_(i < 2) for i, x in enumerate((cam, feature, grad)))
+    before = [x.detach().clone() for x in (cam, feature, grad)]
+    out = ops.pcm(cam, feature, impl=kernel.name)
+    got = (out, *torch.autograd.grad(out, (cam, feature), grad))
+    for a, b in zip(got, expected, strict=True):
+        assert relative_error(a, b) < 1e-3
+    assert all(torch.equal(x, y) for x, y in zip((cam, feature, grad), before, strict=True)), "an input was changed"
+
+
+def test_expanded_inputs_and_gradients(kernel: Implementation) -> None:
+    """Stride 0: one image as a batch of three, one row for all, and the expanded gradient that sum() sends back."""
+    cam, feature = inputs((1, 3, 10, 4, 6), device=kernel.device)
+    cam, feature = cam[:, :, :1].expand(3, 3, 4, 6), feature.expand(3, 10, 4, 6)
+    cam_leaf, feature_leaf = cam.detach().requires_grad_(), feature.detach().requires_grad_()
+    out = ops.pcm(cam_leaf, feature_leaf, impl=kernel.name)
+    out[:, 1].sum().backward()
+    grad = torch.zeros(out.shape)
+    grad[:, 1] = 1
+    _, grad_cam, grad_feature = reference(cam, feature, grad)
+    assert relative_error(cam_leaf.grad, grad_cam) < 1e-4
+    assert relative_error(feature_leaf.grad, grad_feature) < 1e-3
+
+
+@pytest.mark.parametrize("size", [(0, 2, 3, 4, 5), (1, 0, 3, 4, 5), (1, 2, 0, 4, 5), (1, 2, 3, 0, 5), (2, 2, 3, 4, 0)], ids=str)
+def test_zero_sizes(impl: Implementation, size) -> None:
+    n, c, d, h, w = size
+    cam = torch.rand((n, c, h, w), device=impl.device).requires_grad_()
+    feature = torch.rand((n, d, h, w), device=impl.device).requires_grad_()
+    out = ops.pcm(cam, feature, impl=impl.name)
+    assert out.shape == cam.shape
+    assert not out.count_nonzero()  # without features nothing is similar
+    grads = torch.autograd.grad(out.sum(), (cam, feature))
+    assert all(g.shape == x.shape and not g.count_nonzero() for g, x in zip(grads, (cam, feature), strict=True))
+
+
+def test_zero_feature_is_similar_to_nothing(impl: Implementation) -> None:
+    cam, feature = inputs((1, 2, 6, 3, 4), device=impl.device)
+    feature[:, :, 1, 2] = 0
+    out = ops.pcm(cam.requires_grad_(), feature.requires_grad_(), impl=impl.name)
+    assert not out[:, :, 1, 2].count_nonzero()
+    out.sum().backward()
+    assert cam.grad.isfinite().all() and feature.grad.isfinite().all()
+    assert not cam.grad[:, :, 1, 2].count_nonzero()
+
+
+def test_nan_and_inf(impl: Implementation) -> None:
+    cam, feature = inputs((2, 3, 6, 4, 5), device=impl.device)
+    clean = ops.pcm(cam, feature, impl=impl.name)
+    bad_class = cam.clone()
+    bad_class[0, 1, 2, 2] = float("nan")
+    out = ops.pcm(bad_class, feature, impl=impl.name)
+    assert out[0, 1].isnan().all() and torch.equal(out[0, ::2], clean[0, ::2]) and torch.equal(out[1], clean[1])
+    for value in (float("nan"), float("inf"), float("-inf")):
+        bad_feature = feature.clone()
+        bad_feature[1, 0, 3, 4] = value
+        out = ops.pcm(cam, bad_feature, impl=impl.name)
+        assert out[1].isnan().all() and torch.equal(out[0], clean[0])
+
+
+def test_extreme_magnitudes(impl: Implementation) -> None:
+    """The cosine does not depend on a feature's length; class values scale through."""
+    cam, feature = inputs((1, 2, 9, 4, 4), device=impl.device)
+    expected = reference(cam, feature)
+    for scale in (1e-3, 1e6, 1e15):
+        assert relative_error(ops.pcm(cam, feature * scale, impl=impl.name), expected) < 1e-2
+        assert relative_error(ops.pcm(cam * scale, feature, impl=impl.name) / scale, expected) < 1e-4
+
+
+def test_same_bits_every_time(kernel: Implementation) -> None:
+    cam, feature = (x.requires_grad_() for x in inputs((3, 4, 20, 13, 17), device=kernel.device))
+    results = []
+    for count in (1, 2, 5, 1):
+        with threads(count):
+            out = ops.pcm(cam, feature, impl=kernel.name)
+            results.append((out, *torch.autograd.grad(out.square().sum(), (cam, feature))))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_batch_is_a_loop_of_images(kernel: Implementation) -> None:
+    cam, feature = inputs((3, 4, 20, 9, 13), device=kernel.device)
+    whole = ops.pcm(cam, feature, impl=kernel.name)
+    alone = torch.cat([ops.pcm(cam[i : i + 1], feature[i : i + 1], impl=kernel.name) for i in range(3)])
+    assert torch.equal(whole, alone)
+
+
+def test_flipped_and_permuted(kernel: Implementation) -> None:
+    cam, feature = inputs((1, 4, 20, 9, 13), device=kernel.device)
+    out = ops.pcm(cam, feature, impl=kernel.name)
+    assert relative_error(ops.pcm(cam.flip(-1), feature.flip(-1), impl=kernel.name), out.flip(-1)) < 1e-4
+    order = [2, 0, 3, 1]
+    assert torch.equal(ops.pcm(cam[:, order], feature, impl=kernel.name), out[:, order])
+    constant = ops.pcm(torch.ones_like(cam), feature, impl=kernel.name)
+    assert (constant - 1).abs().max() < 1e-4  # the weights of a pixel sum to 1
+
+
+# ---- as a torch operation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+def test_gradcheck(seed: int, layout: str) -> None:
+    torch.manual_seed(seed)
+    cam = LAYOUTS[layout](torch.rand(2, 3, 3, 2, dtype=torch.float64)).requires_grad_()
+    feature = LAYOUTS[layout](torch.randn(2, 5, 3, 2, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: ops.pcm(a, b, impl="cpu"), (cam, feature))
+
+
+def test_second_derivative_is_refused(kernel: Implementation) -> None:
+    cam, feature = (x.requires_grad_() for x in inputs((1, 2, 3, 2, 2), device=kernel.device))
+    out = ops.pcm(cam, feature, impl=kernel.name)
+    (grad,) = torch.autograd.grad(out.sum(), feature, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"pcm: it can be differentiated once.*reference"):
+        grad.sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_opcheck(kernel: Implementation) -> None:
+    cam, feature = inputs((2, 3, 5, 4, 3), device=kernel.device)
+    leaves = cam.clone().requires_grad_(), feature.clone().requires_grad_()
+    torch.library.opcheck(torch.ops.wsss_fast.pcm.default, (*leaves, 1e-5, kernel.name))
+    torch.library.opcheck(torch.ops.wsss_fast.pcm.default, (cam, leaves[1], 1e-5, kernel.name))
+    out, denominator = torch.ops.wsss_fast.pcm(cam, feature, 1e-5, kernel.name)
+    for want in ([True, True], [False, True], [True, False]):
+        arguments = (torch.ones_like(out), cam, feature, out, denominator, 1e-5, want, kernel.name)
+        torch.library.opcheck(torch.ops.wsss_fast.pcm_backward.default, arguments)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_compile_fullgraph(kernel: Implementation) -> None:
+    cam, feature = inputs((1, 3, 8, 5, 6), device=kernel.device)
+    feature.requires_grad_()
+
+    def loss(cam: Tensor, feature: Tensor) -> Tensor:
+        return ops.pcm(cam.relu(), feature * 2, impl=kernel.name).square().sum()
+
+    expected = torch.autograd.grad(loss(cam, feature), feature)[0]
+    got = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(cam, feature), feature)[0]
+    assert relative_error(got, expected) < 1e-4
+
+
+def test_autocast(kernel: Implementation) -> None:
+    cam, feature = inputs((1, 3, 8, 5, 6), device=kernel.device)
+    with torch.autocast(kernel.device, torch.bfloat16):
+        out = ops.pcm(cam, feature.bfloat16(), impl=kernel.name)
+    assert out.dtype == torch.bfloat16
+    assert relative_error(out, reference(cam, feature)) < 3e-2
+
+
+def test_data_loader_worker() -> None:
+    """After a fork the child has none of the parent's threads: a pool that does not notice waits for ever."""
+    cam, feature = inputs((2, 4, 16, 24, 24))
+    with threads(2):
+        expected = ops.pcm(cam, feature)  # the parent's pool runs now
+        context = multiprocessing.get_context("fork")
+        queue = context.SimpleQueue()
+
+        def work() -> None:
+            with threads(2):
+                queue.put(torch.equal(ops.pcm(cam, feature), expected))
+
+        child = context.Process(target=work)
+        child.start()
+        child.join(timeout=30)
+        alive = child.is_alive()
+        child.kill()
+        assert not alive, "the forked worker hangs"
+        assert child.exitcode == 0 and queue.get()
+
+
+def test_called_from_many_threads() -> None:
+    cam, feature = inputs((1, 3, 12, 20, 21))
+    expected = ops.pcm(cam, feature)
+    failures: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(20):
+            if not torch.equal(ops.pcm(cam, feature), expected):
+                failures.append(index)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not failures
+
+
+def test_releases_the_gil() -> None:
+    cam, feature = inputs((1, 21, 192, 64, 64), away_from_zero=False)
+    running = threading.Event()
+    running.set()
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        while running.is_set():
+            turns += 1
+
+    counter = threading.Thread(target=count)
+    with threads(1):
+        counter.start()
+        before = turns
+        torch.ops.wsss_fast.pcm(cam, feature, 1e-5, "cpu")
+        during = turns - before
+    running.clear()
+    counter.join()
+    assert during > 10_000  # with the GIL held the other thread gets a few turns at most
+
+
+@pytest.mark.cuda
+def test_streams() -> None:
+    cam, feature = inputs((2, 21, 64, 20, 20), device="cuda")
+    expected = ops.pcm(cam, feature)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        out = ops.pcm(cam, feature)
+    torch.cuda.current_stream().wait_stream(side)
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.cuda
+def test_cuda_graph() -> None:
+    cam, feature = inputs((1, 21, 192, 28, 28), torch.bfloat16, "cuda")
+    expected = ops.pcm(cam, feature)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = ops.pcm(cam, feature)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(out, expected)
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------------
+
+CAM, FEATURE = torch.rand(2, 3, 4, 5), torch.rand(2, 6, 4, 5)
+BAD = {
+    "array": (lambda: (CAM.numpy(), FEATURE), TypeError, r"pcm: 'cam' must be a torch.Tensor, got numpy.ndarray. Hint: torch.from_numpy"),
+    "none": (lambda: (CAM, None), TypeError, "pcm: 'feature' must be a torch.Tensor, got builtins.NoneType"),
+    "three dimensions": (lambda: (CAM[0], FEATURE), ValueError, r"pcm: 'cam' must have shape \[N, C, H, W\], got \[3, 4, 5\]. Hint: add"),
+    "other batch": (lambda: (CAM, FEATURE[:1]), ValueError, r"pcm: 'feature' must have shape \[N, D, H, W\] with N, H, W of 'cam'"),
+    "other height": (lambda: (CAM, FEATURE[:, :, :3]), ValueError, r"'feature' .* got \[2, 6, 3, 5\]"),
+    "same pixels": (lambda: (CAM, FEATURE.reshape(2, 6, 5, 4)), ValueError, r"'feature' .* got \[2, 6, 5, 4\]"),
+    "integers": (lambda: (CAM.int(), FEATURE.int()), TypeError, "pcm: 'cam' must be of type float32, .* got int32. Hint: convert"),
+    "complex": (lambda: (CAM.cfloat(), FEATURE.cfloat()), TypeError, "pcm: 'cam' must be of type .* got complex64"),
+    "mixed types": (lambda: (CAM, FEATURE.double()), TypeError, r"pcm: 'feature' must have the type of 'cam' \(float32\), got float64"),
+    "mixed devices": (lambda: (CAM, FEATURE.to("meta")), ValueError, r"pcm: 'feature' must be on the device of 'cam' \(cpu\), got meta"),
+    "sparse": (lambda: (CAM.to_sparse(), FEATURE), TypeError, "pcm: 'cam' must be a dense tensor"),
+    "negative eps": (lambda: (CAM, FEATURE, -1.0), ValueError, "pcm: 'eps' must be a finite number, 0 or more, got -1.0"),
+    "nan eps": (lambda: (CAM, FEATURE, float("nan")), ValueError, "pcm: 'eps' must"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case: str) -> None:
+    make, error, message = BAD[case]
+    arguments = make()
+    before = [x.clone() if isinstance(x, torch.Tensor) and x.device.type == "cpu" else None for x in arguments]
+    with pytest.raises(error, match=message):
+        ops.pcm(*arguments)
+    assert all(b is None or torch.equal(a, b) for a, b in zip(arguments, before, strict=True) if not (b is not None and b.is_sparse))
+
+
+def test_unknown_and_unfit_implementation() -> None:
+    with pytest.raises(ValueError, match="pcm: 'impl' must be None or one of reference, cpu, simt, cuda, got 'gpu'"):
+        ops.pcm(CAM, FEATURE, impl="gpu")
+    with pytest.raises(ValueError, match="pcm: 'impl' must fit the device: 'cuda' needs tensors on a CUDA device, got tensors on cpu"):
+        ops.pcm(CAM, FEATURE, impl="cuda")
+
+
+def test_negative_numpy_strides_are_refused_or_right() -> None:
+    array = CAM.numpy()[:, :, ::-1]
+    with pytest.raises(ValueError, match="negative"):
+        torch.from_numpy(array)
+
+
+def test_sizes_too_large_for_memory() -> None:
+    """2^43 elements, expanded from one: the message says which operation wanted how much for what; nothing is harmed."""
+    cam = torch.rand(1, 1, 1, 1).expand(2**20, 2**20, 2, 4)
+    feature = torch.rand(1, 1, 1, 1).expand(2**20, 3, 2, 4)
+    out, _ = torch.ops.wsss_fast.pcm(cam.to("meta"), feature.to("meta"), 1e-5, "cpu")
+    assert out.shape == cam.shape
+    with pytest.raises(RuntimeError, match=r"pcm: no memory for 'out' of shape \[1048576, 1048576, 2, 4\], 32,768.0 GiB on cpu"):
+        ops.pcm(cam, feature)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_more_than_2_to_31_elements(device: str) -> None:
+    n, h, w = 2**21 + 1, 32, 32
+    cam = torch.rand(1, 1, h, w, device=device).expand(n, 1, h, w)
+    feature = torch.randn(1, 1, h, w, device=device).expand(n, 1, h, w)
+    out = ops.pcm(cam, feature)
+    assert out.numel() > 2**31
+    expected = ops.pcm(cam[:1], feature[:1])
+    for image in (0, n // 2, n - 1):
+        assert torch.equal(out[image], expected[0])
+
+
+def test_no_cuda_build() -> None:
+    """The compiled function itself refuses a CUDA tensor when it was built without CUDA."""
+    from wsss_fast import _native
+
+    if _native.build_info()["cuda"]:
+        if torch.cuda.is_available():
+            return
+        cuda_view = (16, 0, 1, 0, (1, 1, 1, 1), (1, 1, 1, 1))
+        assert _native.load().pcm_forward_workspace(cuda_view, cuda_view, (1, 0, 1, 0)) > 0
+        return
+    cuda_view = (16, 0, 1, 0, (1, 1, 1, 1), (1, 1, 1, 1))
+    with pytest.raises(RuntimeError, match=r"pcm: the input is on a CUDA device, but this build .* holds no CUDA kernels. Hint"):
+        _native.load().pcm_forward_workspace(cuda_view, cuda_view, (1, 0, 1, 0))

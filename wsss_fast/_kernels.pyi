@@ -1,0 +1,26 @@
+"""The compiled module. Private: call the functions of wsss_fast.ops, which check, allocate and differentiate."""
+
+from typing import Any
+
+View = tuple[int, int, int, int, tuple[int, ...], tuple[int, ...]] | None
+Context = tuple[int, int, int, int]
+
+def build_info() -> dict[str, Any]: ...
+def set_simd(level: str) -> None: ...
+def pcm_forward_workspace(cam: View, feature: View, context: Context) -> int: ...
+def pcm_forward(
+    cam: View, feature: View, eps: float, out: View, denominator: View, workspace: View, context: Context
+) -> None: ...
+def pcm_backward_workspace(cam: View, feature: View, context: Context) -> int: ...
+def pcm_backward(
+    grad: View,
+    cam: View,
+    feature: View,
+    out: View,
+    denominator: View,
+    eps: float,
+    grad_cam: View,
+    grad_feature: View,
+    workspace: View,
+    context: Context,
+) -> None: ...

@@ -1,0 +1,9 @@
+"""The kernels as functions on torch tensors, batched and channel-first. Needs torch and numpy alone.
+
+Every function takes `impl=`: None (by device), "reference" (plain PyTorch), "cpu", "cuda", or "simt" (test builds: the CUDA
+source run on the CPU).
+"""
+
+from wsss_fast.ops.pcm import pcm
+
+__all__ = ["pcm"]
