@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 import torch
 from helpers import CPU_LEVELS, IMPLEMENTATIONS, Implementation, why_not
 

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from wsss_fast.nets import efficientnet
 
 
@@ -30,7 +31,16 @@ def test_scores_equal_the_published_implementation(strided):
     # Computed once with the PyPI package efficientnet-lite-pytorch 0.1.0 and the same weights (equal to the last bit then).
     with torch.inference_mode():
         scores = strided(waves(224))[0]
-    published = {0: -0.00285, 1: 2.30452, 281: -0.3873, 504: 0.39187, 872: 2.43188, 906: 6.6661, 911: 6.5933, 999: -2.2748}
+    published = {
+        0: -0.00285,
+        1: 2.30452,
+        281: -0.3873,
+        504: 0.39187,
+        872: 2.43188,
+        906: 6.6661,
+        911: 6.5933,
+        999: -2.2748,
+    }
     for index, value in published.items():
         assert abs(float(scores[index]) - value) < 2e-4, index
     assert abs(float(scores.double().sum()) + 69.85028) < 2e-2

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "build_info", "label", "ops"]
 
-_LAZY = {"build_info": ("wsss_fast._native", "build_info"), "label": ("wsss_fast.label", "label"), "ops": ("wsss_fast.ops", None)}
+_LAZY = {
+    "build_info": ("wsss_fast._native", "build_info"),
+    "label": ("wsss_fast.label", "label"),
+    "ops": ("wsss_fast.ops", None),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -31,5 +31,5 @@ def load(name: str = "_kernels") -> ModuleType:
 
 
 def build_info() -> dict[str, Any]:
-    """How the kernels were built: `cuda` (bool), `cuda_archs`, `simd` (the level in use), `simd_detected`, `compiler`, `version`."""
+    """How the kernels were built: `cuda` (bool), `cuda_archs`, `simd` (the level in use), `simd_detected`, `compiler`, ..."""
     return load().build_info()

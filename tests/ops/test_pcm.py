@@ -368,18 +368,46 @@ def test_cuda_graph() -> None:
 
 CAM, FEATURE = torch.rand(2, 3, 4, 5), torch.rand(2, 6, 4, 5)
 BAD = {
-    "array": (lambda: (CAM.numpy(), FEATURE), TypeError, r"pcm: 'cam' must be a torch.Tensor, got numpy.ndarray. Hint: torch.from_numpy"),
+    "array": (
+        lambda: (CAM.numpy(), FEATURE),
+        TypeError,
+        r"pcm: 'cam' must be a torch.Tensor, got numpy.ndarray. Hint: torch.from_numpy",
+    ),
     "none": (lambda: (CAM, None), TypeError, "pcm: 'feature' must be a torch.Tensor, got builtins.NoneType"),
-    "three dimensions": (lambda: (CAM[0], FEATURE), ValueError, r"pcm: 'cam' must have shape \[N, C, H, W\], got \[3, 4, 5\]. Hint: add"),
-    "other batch": (lambda: (CAM, FEATURE[:1]), ValueError, r"pcm: 'feature' must have shape \[N, D, H, W\] with N, H, W of 'cam'"),
+    "three dimensions": (
+        lambda: (CAM[0], FEATURE),
+        ValueError,
+        r"pcm: 'cam' must have shape \[N, C, H, W\], got \[3, 4, 5\]. Hint: add",
+    ),
+    "other batch": (
+        lambda: (CAM, FEATURE[:1]),
+        ValueError,
+        r"pcm: 'feature' must have shape \[N, D, H, W\] with N, H, W of 'cam'",
+    ),
     "other height": (lambda: (CAM, FEATURE[:, :, :3]), ValueError, r"'feature' .* got \[2, 6, 3, 5\]"),
     "same pixels": (lambda: (CAM, FEATURE.reshape(2, 6, 5, 4)), ValueError, r"'feature' .* got \[2, 6, 5, 4\]"),
-    "integers": (lambda: (CAM.int(), FEATURE.int()), TypeError, "pcm: 'cam' must be of type float32, .* got int32. Hint: convert"),
+    "integers": (
+        lambda: (CAM.int(), FEATURE.int()),
+        TypeError,
+        "pcm: 'cam' must be of type float32, .* got int32. Hint: convert",
+    ),
     "complex": (lambda: (CAM.cfloat(), FEATURE.cfloat()), TypeError, "pcm: 'cam' must be of type .* got complex64"),
-    "mixed types": (lambda: (CAM, FEATURE.double()), TypeError, r"pcm: 'feature' must have the type of 'cam' \(float32\), got float64"),
-    "mixed devices": (lambda: (CAM, FEATURE.to("meta")), ValueError, r"pcm: 'feature' must be on the device of 'cam' \(cpu\), got meta"),
+    "mixed types": (
+        lambda: (CAM, FEATURE.double()),
+        TypeError,
+        r"pcm: 'feature' must have the type of 'cam' \(float32\), got float64",
+    ),
+    "mixed devices": (
+        lambda: (CAM, FEATURE.to("meta")),
+        ValueError,
+        r"pcm: 'feature' must be on the device of 'cam' \(cpu\), got meta",
+    ),
     "sparse": (lambda: (CAM.to_sparse(), FEATURE), TypeError, "pcm: 'cam' must be a dense tensor"),
-    "negative eps": (lambda: (CAM, FEATURE, -1.0), ValueError, "pcm: 'eps' must be a finite number, 0 or more, got -1.0"),
+    "negative eps": (
+        lambda: (CAM, FEATURE, -1.0),
+        ValueError,
+        "pcm: 'eps' must be a finite number, 0 or more, got -1.0",
+    ),
     "nan eps": (lambda: (CAM, FEATURE, float("nan")), ValueError, "pcm: 'eps' must"),
 }
 
@@ -391,13 +419,17 @@ def test_bad_input(case: str) -> None:
     before = [x.clone() if isinstance(x, torch.Tensor) and x.device.type == "cpu" else None for x in arguments]
     with pytest.raises(error, match=message):
         ops.pcm(*arguments)
-    assert all(b is None or torch.equal(a, b) for a, b in zip(arguments, before, strict=True) if not (b is not None and b.is_sparse))
+    assert all(
+        b is None or torch.equal(a, b) for a, b in zip(arguments, before, strict=True) if not (b is not None and b.is_sparse)
+    )
 
 
 def test_unknown_and_unfit_implementation() -> None:
     with pytest.raises(ValueError, match="pcm: 'impl' must be None or one of reference, cpu, simt, cuda, got 'gpu'"):
         ops.pcm(CAM, FEATURE, impl="gpu")
-    with pytest.raises(ValueError, match="pcm: 'impl' must fit the device: 'cuda' needs tensors on a CUDA device, got tensors on cpu"):
+    with pytest.raises(
+        ValueError, match="pcm: 'impl' must fit the device: 'cuda' needs tensors on a CUDA device, got tensors on cpu"
+    ):
         ops.pcm(CAM, FEATURE, impl="cuda")
 
 

@@ -59,5 +59,7 @@ def implementation(op: str, impl: str | None, model: torch.Tensor) -> str:
         raise ValueError(complaint(op, "impl", f"be None or one of {', '.join(IMPLEMENTATIONS)}", repr(impl)))
     if impl != "reference" and device != "meta" and (device == "cuda") != (impl == "cuda"):
         where = "a CUDA device" if impl == "cuda" else "the CPU"
-        raise ValueError(complaint(op, "impl", f"fit the device: {impl!r} needs tensors on {where}", f"tensors on {model.device}"))
+        raise ValueError(
+            complaint(op, "impl", f"fit the device: {impl!r} needs tensors on {where}", f"tensors on {model.device}")
+        )
     return impl

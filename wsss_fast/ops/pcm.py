@@ -78,7 +78,14 @@ def _sum_type(cam: Tensor) -> torch.dtype:
 
 
 def _backward(
-    grad: Tensor, cam: Tensor, feature: Tensor, out: Tensor, denominator: Tensor, eps: float, want: list[bool], impl: str
+    grad: Tensor,
+    cam: Tensor,
+    feature: Tensor,
+    out: Tensor,
+    denominator: Tensor,
+    eps: float,
+    want: list[bool],
+    impl: str,
 ) -> tuple[Tensor, Tensor]:
     gradients = _fake_backward(grad, cam, feature, out, denominator, eps, want, impl)
     call = Call("pcm", impl, cam)
@@ -91,12 +98,17 @@ def _backward(
 
 
 def _fake_backward(
-    grad: Tensor, cam: Tensor, feature: Tensor, out: Tensor, denominator: Tensor, eps: float, want: list[bool], impl: str
+    grad: Tensor,
+    cam: Tensor,
+    feature: Tensor,
+    out: Tensor,
+    denominator: Tensor,
+    eps: float,
+    want: list[bool],
+    impl: str,
 ) -> tuple[Tensor, Tensor]:
     # an operator returns tensors, never None: a gradient that is not wanted is an empty one
-    return tuple(
-        model.new_empty(model.shape if wish else (0,)) for model, wish in zip((cam, feature), want, strict=True)
-    )
+    return tuple(model.new_empty(model.shape if wish else (0,)) for model, wish in zip((cam, feature), want, strict=True))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
