@@ -23,22 +23,27 @@ help:
 	@echo "make wheel       sdist, and a wheel for all usual CUDA architectures, in dist/"
 	@echo "make wheelhouse  pure-Python wheels that benchmarks/on_gpu.sh takes to a machine without network"
 
-# torch first: no plain requirement may then pull another build of it
-$(VENV)/torch-ready:
+# torch first: no plain requirement may then pull another build of it. This first install builds in isolation, without CUDA:
+# what `pip install .` does on a machine without a CUDA compiler.
+$(VENV)/extras-ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --upgrade "pip>=24" "setuptools>=77" wheel
 	$(BIN)/pip install "$(TORCH)"
+	WSSS_CUDA=OFF WSSS_BUILD_DIR= $(BIN)/pip install -e ".[$(EXTRAS)]"
+	$(BIN)/pip install tensorrt-rtx || echo "tensorrt-rtx cannot be had here: what needs it will say so"
 	touch $@
 
-$(VENV)/ready: $(VENV)/torch-ready pyproject.toml setup.py CMakeLists.txt $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | grep -v simt)
-	$(BIN)/pip install cmake ninja pybind11
-	$(BIN)/pip install --no-build-isolation -e ".[$(EXTRAS)]"
-	-$(BIN)/pip install --only-binary=:all: tensorrt-rtx
+# Everything the compiled module is made of; the emulator is not.
+SOURCES := setup.py CMakeLists.txt wsss_fast/_version.py \
+  $(shell find csrc -path csrc/simt -prune -o -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print)
+
+$(VENV)/ready: $(VENV)/extras-ready $(SOURCES)
+	$(BIN)/pip install --no-build-isolation --no-deps -e .
 	touch $@
 
 simt: $(VENV)/ready
-	$(BIN)/cmake -S . -B build/simt -G Ninja -DCMAKE_BUILD_TYPE=Release -DWSSS_CUDA=OFF \
-	  -DWSSS_VERSION=$$($(BIN)/python -c "import runpy; print(runpy.run_path('wsss_fast/_version.py')['__version__'])") \
+	$(BIN)/cmake -S . -B build/simt -G Ninja -DWSSS_CUDA=OFF \
+	  -DWSSS_VERSION=$$($(BIN)/python -c "import wsss_fast; print(wsss_fast.__version__)") \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
 	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/wsss_fast
 	$(BIN)/cmake --build build/simt --target _simt

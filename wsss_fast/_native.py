@@ -20,7 +20,9 @@ def load(name: str = "_kernels") -> ModuleType:
     try:
         module = import_module(f"wsss_fast.{name}")
     except ImportError as error:
-        raise RuntimeError(f"wsss_fast: the compiled module wsss_fast.{name} was not found ({error}). {_HINTS[name]}") from error
+        raise RuntimeError(
+            f"wsss_fast: the compiled module wsss_fast.{name} was not found ({error}). {_HINTS.get(name, _HINTS['_kernels'])}"
+        ) from error
     built = module.build_info()["version"]
     if built != __version__:
         raise RuntimeError(

@@ -83,6 +83,19 @@ def test_forward(impl: Implementation, shape) -> None:
         assert relative_error(out, reference(cam, feature)) < forward_bound(impl, dtype), dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_types_are_read_and_rounded_as_torch_does(dtype: torch.dtype) -> None:
+    """One pixel: out = cam / (1 + eps), for every 16-bit pattern there is."""
+    cam = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).reshape(1, -1, 1, 1)
+    for eps in (0.0, 0.1, 3.0):
+        out = ops.pcm(cam, torch.full((1, 1, 1, 1), 2.0, dtype=dtype), eps, impl="cpu")
+        expected = (cam.float() * (2 / (2 + torch.tensor(eps))) ** 2 / ((2 / (2 + torch.tensor(eps))) ** 2 + eps)).to(dtype)
+        assert torch.equal(out.isnan(), expected.isnan())
+        bits = [(x.nan_to_num(0.0, torch.inf, -torch.inf) + 0.0).view(torch.int16).int() for x in (out, expected)]  # -0 is 0
+        # the float32 value before rounding may differ in its last bit, which moves a result by one step now and then
+        assert (bits[0] - bits[1]).abs().max() <= 1 and (bits[0] != bits[1]).float().mean() < 0.01
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradients(impl: Implementation, shape) -> None:
     for dtype in types_of(impl):

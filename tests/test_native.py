@@ -1,0 +1,72 @@
+"""The package around the kernels: what import costs, what the build tells, how a missing or foreign module is reported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import wsss_fast
+from wsss_fast import _native
+
+
+def test_build_info() -> None:
+    info = wsss_fast.build_info()
+    assert isinstance(info["cuda"], bool)
+    assert isinstance(info["cuda_archs"], list) and bool(info["cuda_archs"]) == info["cuda"]
+    assert info["simd"] in ("plain", "avx2", "avx512")
+    assert info["compiler"]
+    assert info["version"] == wsss_fast.__version__
+
+
+def test_import_is_cheap() -> None:
+    code = "import sys, wsss_fast; wsss_fast.__version__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_operations_need_torch_and_numpy_alone() -> None:
+    others = {"PIL", "jsonargparse", "rich", "safetensors", "yaml"}
+    code = f"import sys, wsss_fast.ops; sys.exit(str({others} & set(sys.modules)) if {others} & set(sys.modules) else 0)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_unknown_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'wsss_fast' has no attribute 'lable'"):
+        wsss_fast.lable  # noqa: B018
+    assert {"ops", "label", "build_info", "__version__"} <= set(dir(wsss_fast))
+
+
+def test_simd_level_by_name() -> None:
+    kernels = _native.load()
+    try:
+        kernels.set_simd("plain")
+        assert wsss_fast.build_info()["simd"] == "plain"
+        with pytest.raises(ValueError, match="must be auto, plain, avx2 or avx512, got sse9"):
+            kernels.set_simd("sse9")
+    finally:
+        kernels.set_simd("auto")
+    assert wsss_fast.build_info()["simd"] == wsss_fast.build_info()["simd_detected"]
+
+
+def test_simd_level_by_environment() -> None:
+    code = "import wsss_fast; print(wsss_fast.build_info()['simd'])"
+    environment = {"WSSS_SIMD": "plain", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "plain"
+
+
+def test_missing_module_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match=r"compiled module wsss_fast._nothing was not found .*\(pip install"):
+        _native.load("_nothing")
+
+
+def test_module_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "__version__", "99.0")
+    _native.load.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match=r"is of version .*, the Python files are of 99.0. Install"):
+            _native.load()
+    finally:
+        _native.load.cache_clear()
