@@ -55,7 +55,7 @@ soak: $(VENV)/ready simt
 	$(BIN)/pytest -m "soak or not soak"
 
 demo: $(VENV)/ready
-	$(BIN)/wsss demo --out demo_output
+	$(BIN)/wsss demo --out wsss-demo
 
 bench: $(VENV)/ready
 	$(BIN)/wsss bench pcm --conditions
@@ -82,4 +82,4 @@ wheelhouse: $(VENV)/ready
 	$(BIN)/pip download --no-deps --only-binary=:all: -d wheelhouse jsonargparse
 
 clean:
-	rm -rf build dist wheelhouse demo_output *.egg-info wsss_fast/*.so
+	rm -rf build dist wheelhouse wsss-demo *.egg-info wsss_fast/*.so

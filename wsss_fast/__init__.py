@@ -24,7 +24,7 @@ __all__ = ["__version__", "build_info", "label", "ops"]
 
 _LAZY = {
     "build_info": ("wsss_fast._native", "build_info"),
-    "label": ("wsss_fast.label", "label"),
+    "label": ("wsss_fast.label", None),
     "ops": ("wsss_fast.ops", None),
 }
 

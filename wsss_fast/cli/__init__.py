@@ -1,0 +1,139 @@
+"""The command `wsss`: a table of commands. Only the module of the asked command is imported: help comes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+from wsss_fast.cli import exit_codes
+
+# command → one line of help. Its module is wsss_fast.cli.COMMAND with `run(argv, prog) -> int`.
+COMMANDS = {
+    "label": "label a folder of images: one palette PNG an image",
+    "demo": "label three real photos, offline, and say how to look at them",
+    "bench": "measure an operation against its peers",
+    "doctor": "show what this installation has, lacks and can use",
+}
+
+_DEBUG = "--debug"
+
+
+class Terminated(BaseException):
+    """SIGTERM: unwinds like Ctrl-C, so that files are closed and locks given back."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, debug = _take_debug(arguments)
+    try:
+        with _sigterm_unwinds():
+            status = _dispatch(arguments)
+            sys.stdout.flush()
+            return status
+    except KeyboardInterrupt:
+        return _say("interrupted", exit_codes.INTERRUPTED)
+    except Terminated:
+        return _say("terminated", exit_codes.TERMINATED)
+    except BrokenPipeError:
+        # Whoever read our output left. Python would complain again when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.ERROR
+    except Exception as error:
+        if debug:
+            raise
+        return _say(_describe(error), exit_codes.ERROR)
+
+
+def main_label(argv: Sequence[str] | None = None) -> int:
+    """The console script `wsss-label`: the verb named most, without the space."""
+    return main(["label", *(sys.argv[1:] if argv is None else argv)])
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        if len(arguments) > 1 and arguments[0] == "help":
+            return _dispatch([arguments[1], "--help"])
+        (sys.stdout if arguments else sys.stderr).write(_help())
+        return exit_codes.DONE if arguments else exit_codes.USAGE
+    command = arguments[0]
+    if command in ("--version", "-V", "version"):
+        from wsss_fast._version import __version__
+
+        sys.stdout.write(f"wsss_fast {__version__}\n")
+        return exit_codes.DONE
+    if command not in COMMANDS:
+        return _unknown(command)
+    module = importlib.import_module(f"wsss_fast.cli.{command}")
+    return module.run(arguments[1:])
+
+
+def _help() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [
+        "usage: wsss COMMAND [OPTIONS]",
+        "",
+        "Weakly supervised semantic segmentation: from image-level labels to masks.",
+        "",
+        "commands:",
+        *(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()),
+        "",
+        "options:",
+        "  -h, --help  this text; `wsss COMMAND --help` explains a command",
+        "  --version   the installed version",
+        "  --debug     show the traceback of an error (also WSSS_DEBUG=1)",
+        "",
+        "exit status: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes.MEANINGS.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _unknown(command: str) -> int:
+    import difflib
+
+    from wsss_fast.label.names import printable
+
+    kind = "option" if command.startswith("-") else "command"
+    close = difflib.get_close_matches(command, [*COMMANDS, "--help", "--version", _DEBUG], 1)
+    hint = f"did you mean '{close[0]}'?" if close else "`wsss --help` lists the commands"
+    return _say(f"error: unknown {kind} '{printable(command)}'. Hint: {hint}", exit_codes.USAGE)
+
+
+def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [item for item in arguments[:end] if item != _DEBUG] + arguments[end:]
+    asked = len(kept) != len(arguments) or os.environ.get("WSSS_DEBUG", "") not in ("", "0")
+    return kept, asked
+
+
+def _describe(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, ValueError | TypeError | RuntimeError | OSError | ImportError):
+        return f"error: {text}"
+    return f"error: {type(error).__name__}: {text}. Hint: --debug shows where"
+
+
+def _say(message: str, status: int) -> int:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"wsss: {message}\n")
+    return status
+
+
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    def unwind(number: int, frame: object) -> None:
+        raise Terminated
+
+    try:
+        previous = signal.signal(signal.SIGTERM, unwind)
+    except ValueError:
+        # Not the main thread: the program around us handles signals.
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,56 @@
+"""Progress on standard error: a bar on a terminal once a job lasts two seconds, else a plain line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+_BAR_AFTER = 2.0
+_LINE_EVERY = 15.0
+
+
+class ProgressLine:
+    def __init__(self, verb: str, hidden: bool = False) -> None:
+        self._verb = verb
+        self._hidden = hidden
+        self._terminal = sys.stderr.isatty()
+        self._started = self._last = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._hidden or now - self._started < _BAR_AFTER:
+            return
+        if self._terminal:
+            if self._bar is None:
+                self._start_bar(total)
+            self._bar.update(self._task, completed=done, total=total)
+        elif now - self._last >= _LINE_EVERY:
+            self._last = now
+            sys.stderr.write(f"{self._verb}: {done} of {total}, {done / (now - self._started):.1f} a second\n")
+
+    def complain(self, text: str) -> None:
+        """One line about one image; shown above a running bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            sys.stderr.write(text + "\n")
+
+    def _start_bar(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task(self._verb, total=total)
+        self._bar.start()

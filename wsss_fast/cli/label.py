@@ -1,0 +1,112 @@
+"""`wsss label IMAGES --model MODEL --out DIR`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wsss_fast.cli import _openmp, _parser, exit_codes
+from wsss_fast.cli._progress import ProgressLine
+from wsss_fast.label.names import printable
+from wsss_fast.label.settings import LabelSettings, SettingsError
+
+PROG = "wsss label"
+_EPILOG = (
+    "Masks: 8-bit palette PNG, value 0 background, class number of the model + 1 for a class, 255 ignore. "
+    "OUT/manifest.jsonl records every image. Run the same command again to resume an interrupted job or to retry. "
+    "Exit status: 0 done, 3 done but some images failed, 4 stopped and can be resumed."
+)
+
+
+def run(argv: Sequence[str]) -> int:
+    parser = _parser.new_parser(PROG, "Label a folder of images: one palette PNG an image.", _EPILOG)
+    parser.add_argument("images", type=str, metavar="IMAGES", help="folder (sub-folders included) or one image file")
+    parser.add_argument(
+        "--model",
+        type=str,
+        default="efficientnet-lite0",
+        metavar="MODEL",
+        help="the model (default efficientnet-lite0)",
+    )
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder for masks and manifest; created if missing")
+    parser.add_argument("--restart", action="store_true", help="label everything again instead of resuming")
+    parser.add_argument("--json", action="store_true", help="print a summary for machines")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary; failed images are still named")
+    _parser.add_settings(parser, LabelSettings)
+    try:
+        given = _parser.parse(parser, argv)
+        names = [item.name for item in dataclasses.fields(LabelSettings)]
+        settings = LabelSettings.create(**{name: given[name] for name in names})
+    except (_parser.UsageError, SettingsError) as error:
+        return _parser.usage_failure(PROG, str(error))
+    return label_folder(given.images, given.model, given.out, settings, given.restart, given.json, given.quiet)
+
+
+def label_folder(
+    images: str,
+    model: str,
+    out: str,
+    settings: LabelSettings,
+    restart: bool = False,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> int:
+    _openmp.wait_without_spinning()
+    from wsss_fast.label import pipeline
+    from wsss_fast.label.write import OutputStoppedError
+
+    started = time.monotonic()
+    values = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
+    with ProgressLine("labelling", hidden=quiet or as_json) as progress:
+
+        def report(summary: Any, result: Any) -> None:
+            progress.update(summary.labelled + summary.skipped + summary.failed, summary.total)
+            if result is not None and result.status == "failed":
+                progress.complain(f"{printable(result.image)}: {result.reason}")
+
+        try:
+            summary = pipeline.label(images, model, out, restart=restart, progress=report, **values)
+        except SettingsError as error:
+            return _parser.usage_failure(PROG, str(error))
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{PROG}: the same command goes on where this one stopped\n")
+            raise
+        except OutputStoppedError as error:
+            sys.stderr.write(f"{PROG}: stopped: {error}\n")
+            return exit_codes.STOPPED
+    seconds = time.monotonic() - started
+    if as_json:
+        sys.stdout.write(json.dumps(_for_machines(summary, seconds)) + "\n")
+    elif not quiet:
+        sys.stdout.write(_for_people(summary, seconds))
+    return exit_codes.SOME_FAILED if summary.failed else exit_codes.DONE
+
+
+def _for_machines(summary: Any, seconds: float) -> dict[str, Any]:
+    counts = {name: getattr(summary, name) for name in ("total", "labelled", "skipped", "failed", "empty")}
+    failures = [{"image": item.image, "reason": item.reason} for item in summary.failures]
+    return {
+        **counts,
+        "seconds": round(seconds, 3),
+        "out": str(summary.out),
+        "manifest": str(summary.out / "manifest.jsonl"),
+        "failures": failures,
+    }
+
+
+def _for_people(summary: Any, seconds: float) -> str:
+    parts = [f"{summary.labelled} labelled"]
+    if summary.skipped:
+        parts.append(f"{summary.skipped} were there already")
+    if summary.failed:
+        parts.append(f"{summary.failed} failed")
+    place = printable(str(Path(summary.out)))
+    text = f"{summary.total} images in {seconds:.1f} s: {', '.join(parts)}. Masks and manifest.jsonl: {place}\n"
+    if summary.empty:
+        text += f"{summary.empty} without any class (all background). Hint: --present lowers the bar for a class\n"
+    return text

@@ -1,0 +1,131 @@
+"""Files to RGB pixels. Everything about a file is untrusted: its kind, its size, its metadata."""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# Decided from the bytes, never from the extension. JPEG includes MPO, which many phones write as .jpg.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+
+# EXIF orientation → what turns the stored picture into the displayed one.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+
+
+class ImageError(Exception):
+    """One image cannot be labelled. ``lasting``: whatever the limits, as long as the file does not change."""
+
+    def __init__(self, reason: str, lasting: bool = True) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    stamp: FileStamp
+    kind: str
+
+
+def stamp_of(path: Path) -> FileStamp:
+    try:
+        info = path.stat()
+    except (OSError, ValueError) as error:
+        raise ImageError(_system_reason(error), lasting=False) from None
+    return FileStamp(info.st_size, info.st_mtime_ns)
+
+
+def read_image(path: Path, max_pixels: int, max_bytes: int, exif: str = "apply") -> Picture:
+    """RGB pixels of the first frame. Transparent pixels count as white; 16-bit grey keeps its upper 8 bits."""
+    try:
+        # Without O_NONBLOCK a named pipe would hang here.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise ImageError(_system_reason(error), lasting=False) from None
+    with os.fdopen(handle, "rb") as file:
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode):
+            raise ImageError("not a regular file")
+        if info.st_size == 0:
+            raise ImageError("the file is empty")
+        if info.st_size > max_bytes:
+            raise ImageError(f"{info.st_size} bytes, more than max_bytes {max_bytes}", lasting=False)
+        pixels, kind = _decode(file, max_pixels, exif)
+    return Picture(pixels, FileStamp(info.st_size, info.st_mtime_ns), kind)
+
+
+def _decode(file: object, max_pixels: int, exif: str) -> tuple[np.ndarray, str]:
+    try:
+        with warnings.catch_warnings():
+            # The pixel limit below is stricter and is checked before anything is decoded.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=FORMATS) as image:
+                kind = str(image.format)
+                width, height = image.size
+                if width < 1 or height < 1:
+                    raise ImageError(f"the header says {width} x {height} pixels")
+                if width * height > max_pixels:
+                    raise ImageError(f"{width} x {height} pixels, more than max_pixels {max_pixels}", lasting=False)
+                turn = _turn(image) if exif == "apply" else None
+                rgb = _to_rgb(image)
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError("not an image of a known kind (" + ", ".join(FORMATS) + ")") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"its header promises far more pixels than max_pixels {max_pixels}", lasting=False) from None
+    except MemoryError:
+        raise ImageError("not enough memory to decode it", lasting=False) from None
+    except Exception as error:
+        # Decoders raise nearly anything on damaged data: OSError, SyntaxError, ValueError, struct.error, IndexError …
+        raise ImageError(f"cannot be decoded: {error or type(error).__name__}") from None
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    return np.array(rgb, dtype=np.uint8), kind
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:
+        # Damaged metadata says nothing about orientation; the pixels are still good.
+        return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ImageError(f"pixels of type {image.mode} have no fixed range")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _system_reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot be opened: {text}"

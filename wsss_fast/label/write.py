@@ -1,0 +1,152 @@
+"""Masks to disk: palette PNG files that appear whole or not at all, and never outside the output folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import stat
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+_NAME_LIMIT = 255
+_NOT_THE_NAMES_FAULT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
+
+
+class OutputStoppedError(Exception):
+    """The output folder does not take any more (full, read-only, gone): the job stops and can be resumed."""
+
+
+class OutputRefusedError(ValueError):
+    """One output name cannot be used: too long, or through a link that leads out of the folder."""
+
+
+def voc_palette() -> list[int]:
+    """The PASCAL VOC colours: the bits of a value, from low to high, fill red, green and blue from the top."""
+    palette: list[int] = []
+    for value in range(256):
+        colour = [0, 0, 0]
+        for place in range(8):
+            for channel in range(3):
+                colour[channel] |= ((value >> (3 * place + channel)) & 1) << (7 - place)
+        palette.extend(colour)
+    return palette
+
+
+PALETTE = voc_palette()
+
+
+def mask_png(values: np.ndarray) -> bytes:
+    image = Image.fromarray(values)
+    image.putpalette(PALETTE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+class OutputFolder:
+    """Writes below one folder by descriptors, so that a link planted inside is never followed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileExistsError:
+            raise OutputRefusedError(f"label: 'out' must be a folder, and {path} is a file") from None
+        except OSError as error:
+            raise OutputRefusedError(f"label: 'out' must be a folder that can be written, got {path}: {error.strerror}") from None
+
+    def close(self) -> None:
+        os.close(self._root)
+
+    @property
+    def descriptor(self) -> int:
+        return self._root
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replaces or creates ``name`` whole: written beside it, synced, then renamed."""
+        with self._errors(name), self._parent(name) as folder:
+            last = PurePosixPath(name).name
+            # Derived from the name, so that whoever resumes an interrupted job also replaces what it left behind.
+            temporary = f".wsss-{hashlib.sha256(os.fsencode(last)).hexdigest()[:16]}.tmp"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=folder)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            handle = os.open(temporary, flags, 0o666, dir_fd=folder)
+            try:
+                try:
+                    write_all(handle, data)
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+                os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            os.fsync(folder)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a regular file of ours, else None; links do not count."""
+        try:
+            with self._parent(name, create=False) as folder:
+                info = os.stat(PurePosixPath(name).name, dir_fd=folder, follow_symlinks=False)
+        except (OSError, OutputRefusedError):
+            return None
+        return info.st_size if stat.S_ISREG(info.st_mode) else None
+
+    def remove(self, name: str) -> None:
+        """Removes a file of an earlier job, if it is still there."""
+        with self._errors(name), contextlib.suppress(FileNotFoundError), self._parent(name, create=False) as folder:
+            os.unlink(PurePosixPath(name).name, dir_fd=folder)
+
+    def open_append(self, name: str) -> int:
+        with self._errors(name):
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(name, flags, 0o666, dir_fd=self._root)
+
+    @contextlib.contextmanager
+    def _parent(self, name: str, create: bool = True):
+        parts = PurePosixPath(name).parts
+        if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
+            raise OutputRefusedError("the output name leads out of the folder")
+        if max(len(os.fsencode(part)) for part in parts) > _NAME_LIMIT:
+            raise OutputRefusedError(f"the output name is longer than {_NAME_LIMIT} bytes")
+        folder = os.dup(self._root)
+        try:
+            for part in parts[:-1]:
+                if create:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=folder)
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                inner = os.open(part, flags, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            yield folder
+        finally:
+            os.close(folder)
+
+    @contextlib.contextmanager
+    def _errors(self, name: str):
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise OutputRefusedError("a link or a file stands where the output folder needs a folder") from None
+            if error.errno in (errno.ENAMETOOLONG, errno.EISDIR):
+                raise OutputRefusedError(f"the output name cannot be used: {error.strerror}") from None
+            hint = "make room or rights, then run the same command again: it goes on where it stopped"
+            kind = error.strerror or str(error)
+            known = "" if error.errno in _NOT_THE_NAMES_FAULT else f" ({errno.errorcode.get(error.errno or 0, 'unknown')})"
+            raise OutputStoppedError(f"label: cannot write {self.path / name}: {kind}{known}. Hint: {hint}") from None
+
+
+def write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]

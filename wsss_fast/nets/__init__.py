@@ -1,0 +1,1 @@
+"""Networks, each in a file of its own. Importing this package imports none of them."""
