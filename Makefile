@@ -48,7 +48,7 @@ simt: $(VENV)/ready
 	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/wsss_fast
 	$(BIN)/cmake --build build/simt --target _simt
 
-test: $(VENV)/ready simt lint
+test: $(VENV)/ready simt
 	$(BIN)/pytest
 
 soak: $(VENV)/ready simt

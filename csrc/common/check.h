@@ -89,9 +89,10 @@ inline void check_workspace(const char* op, const View& workspace, int64_t neede
 }
 
 [[noreturn]] inline void fail_no_cuda(const char* op) {
-    throw std::runtime_error(std::string(op) +
-                             ": the input is on a CUDA device, but this build of wsss_fast holds no CUDA kernels. Hint: install "
-                             "again where nvcc is on PATH (WSSS_CUDA=ON makes its absence an error), or move the input to the CPU");
+    throw std::runtime_error(
+        std::string(op) +
+        ": the input is on a CUDA device, but this build of wsss_fast holds no CUDA kernels. Hint: install "
+        "again where nvcc is on PATH (WSSS_CUDA=ON makes its absence an error), or move the input to the CPU");
 }
 
 }  // namespace wsss

@@ -25,9 +25,15 @@ inline uint32_t bits_of(float value) {
     return bits;
 }
 
-inline float to_float(float value) { return value; }
-inline double to_float(double value) { return value; }
-inline float to_float(HostBFloat16 value) { return float_from_bits(static_cast<uint32_t>(value.bits) << 16); }
+inline float to_float(float value) {
+    return value;
+}
+inline double to_float(double value) {
+    return value;
+}
+inline float to_float(HostBFloat16 value) {
+    return float_from_bits(static_cast<uint32_t>(value.bits) << 16);
+}
 
 inline float to_float(HostHalf value) {
     const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
@@ -37,8 +43,12 @@ inline float to_float(HostHalf value) {
     return float_from_bits(sign | bits_of(float_from_bits(rest << 13) * 0x1p112f));
 }
 
-inline void store(float* to, float value) { *to = value; }
-inline void store(double* to, double value) { *to = value; }
+inline void store(float* to, float value) {
+    *to = value;
+}
+inline void store(double* to, double value) {
+    *to = value;
+}
 
 inline void store(HostBFloat16* to, float value) {
     const uint32_t bits = bits_of(value);

@@ -50,15 +50,25 @@ Simd detected_simd() {
 #endif
 }
 
-Simd active_simd() { return static_cast<Simd>(level_in_use().load(std::memory_order_relaxed)); }
+Simd active_simd() {
+    return static_cast<Simd>(level_in_use().load(std::memory_order_relaxed));
+}
 
-void set_simd(const std::string& text) { level_in_use() = static_cast<int>(parse(text)); }
+void set_simd(const std::string& text) {
+    level_in_use() = static_cast<int>(parse(text));
+}
 
-const char* name(Simd level) { return kNames[static_cast<int>(level)]; }
+const char* name(Simd level) {
+    return kNames[static_cast<int>(level)];
+}
 
 #if defined(__x86_64__)
-FlushDenormals::FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }  // FTZ | DAZ
-FlushDenormals::~FlushDenormals() { _mm_setcsr(saved_); }
+FlushDenormals::FlushDenormals() : saved_(_mm_getcsr()) {
+    _mm_setcsr(saved_ | 0x8040u);
+}  // FTZ | DAZ
+FlushDenormals::~FlushDenormals() {
+    _mm_setcsr(saved_);
+}
 #else
 FlushDenormals::FlushDenormals() : saved_(0) {}
 FlushDenormals::~FlushDenormals() {}

@@ -8,16 +8,16 @@
 #error "define WSSS_SIMD_BODY before including simd_foreach.h"
 #endif
 
-#define WSSS_SIMD_TYPES                                                                          \
-    template <class T>                                                                           \
-    constexpr int kLanes = WSSS_SIMD_BYTES / static_cast<int>(sizeof(T));                        \
-    template <class T, int kBytes>                                                               \
-    struct VectorOf {                                                                            \
-        typedef T type __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias));     \
-    };                                                                                           \
-    template <class T>                                                                           \
-    using Vec = typename VectorOf<T, WSSS_SIMD_BYTES>::type;                                     \
-    template <class T>                                                                           \
+#define WSSS_SIMD_TYPES                                                                      \
+    template <class T>                                                                       \
+    constexpr int kLanes = WSSS_SIMD_BYTES / static_cast<int>(sizeof(T));                    \
+    template <class T, int kBytes>                                                           \
+    struct VectorOf {                                                                        \
+        typedef T type __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias)); \
+    };                                                                                       \
+    template <class T>                                                                       \
+    using Vec = typename VectorOf<T, WSSS_SIMD_BYTES>::type;                                 \
+    template <class T>                                                                       \
     using Half = typename VectorOf<T, WSSS_SIMD_BYTES / 2>::type;
 
 namespace plain {

@@ -83,7 +83,7 @@ void tile_product(int64_t rows, int64_t columns, int64_t depth, Rows<T> a, Colum
                       : halves == 2 ? tile_kernel<T, kFinish, 2>
                                     : tile_kernel<T, kFinish, 1>;
         for (int64_t row = 0; row < rows; row += kRows<T>)
-            kernel(depth, a.data + row / kPanel<T> * a.panel + row % kPanel<T> * a.row_stride, a.row_stride, a.depth_stride, b_panel,
-                   b.depth_stride, c + row * c_row + column, c_row);
+            kernel(depth, a.data + row / kPanel<T> * a.panel + row % kPanel<T> * a.row_stride, a.row_stride, a.depth_stride,
+                   b_panel, b.depth_stride, c + row * c_row + column, c_row);
     }
 }

@@ -15,8 +15,12 @@ enum class DeviceKind : int { kCpu = 0, kCuda = 1 };
 constexpr const char* kDTypeNames[] = {"float32", "float64", "float16", "bfloat16", "uint8", "int32", "int64", "bool"};
 constexpr int64_t kDTypeBytes[] = {4, 8, 2, 2, 1, 4, 8, 1};
 
-inline const char* name(DType type) { return kDTypeNames[static_cast<int>(type)]; }
-inline int64_t bytes(DType type) { return kDTypeBytes[static_cast<int>(type)]; }
+inline const char* name(DType type) {
+    return kDTypeNames[static_cast<int>(type)];
+}
+inline int64_t bytes(DType type) {
+    return kDTypeBytes[static_cast<int>(type)];
+}
 
 struct Device {
     DeviceKind kind = DeviceKind::kCpu;

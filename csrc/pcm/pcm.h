@@ -30,20 +30,22 @@ int64_t pcm_forward_workspace_cpu(const PcmShape& shape, DType dtype, const Cont
 int64_t pcm_backward_workspace_cpu(const PcmShape& shape, DType dtype, const Context& context);
 void pcm_forward_cpu(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
                      const View& workspace, const Context& context);
-void pcm_backward_cpu(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,
-                      const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context);
+void pcm_backward_cpu(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator,
+                      double eps, const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context);
 
 // CUDA implementation (enqueued on context.stream; no allocation, no synchronisation)
 int64_t pcm_forward_workspace_cuda(const PcmShape& shape, DType dtype, const Context& context);
 int64_t pcm_backward_workspace_cuda(const PcmShape& shape, DType dtype, const Context& context);
 void pcm_forward_cuda(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
                       const View& workspace, const Context& context);
-void pcm_backward_cuda(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,
-                       const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context);
+void pcm_backward_cuda(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator,
+                       double eps, const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context);
 
 // ---- The functions to call: checked, on either device --------------------------------------------------------------------
 
-inline DType pcm_sum_type(DType input) { return input == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32; }
+inline DType pcm_sum_type(DType input) {
+    return input == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+}
 
 inline PcmShape pcm_shape(const View& cam, const View& feature) {
     return {cam.size[0], cam.size[1], feature.size[1], cam.size[2], cam.size[3]};
@@ -66,7 +68,8 @@ inline PcmShape check_pcm_inputs(const View& cam, const View& feature, double ep
     return shape;
 }
 
-inline void check_pcm_sums(const PcmShape& shape, const View& cam, const View& out, const View& denominator, const Context& context) {
+inline void check_pcm_sums(const PcmShape& shape, const View& cam, const View& out, const View& denominator,
+                           const Context& context) {
     check_shape("pcm", "out", out, {shape.n, shape.c, shape.h, shape.w}, "[N, C, H, W]");
     check_same_dtype("pcm", "out", out, "cam", cam);
     check_contiguous("pcm", "out", out);
@@ -88,8 +91,8 @@ inline int64_t pcm_backward_workspace(const View& cam, const View& feature, cons
     return WSSS_RUN(pcm, backward_workspace, context, shape, cam.dtype, context);
 }
 
-inline void pcm_forward(const View& cam,          // [N, C, H, W], any strides
-                        const View& feature,      // [N, D, H, W], any strides, not normalised
+inline void pcm_forward(const View& cam,      // [N, C, H, W], any strides
+                        const View& feature,  // [N, D, H, W], any strides, not normalised
                         double eps,
                         // outputs
                         const View& out,          // [N, C, H, W], contiguous
@@ -102,7 +105,7 @@ inline void pcm_forward(const View& cam,          // [N, C, H, W], any strides
     WSSS_RUN(pcm, forward, context, cam, feature, eps, out, denominator, workspace, context);
 }
 
-inline void pcm_backward(const View& grad,         // [N, C, H, W], any strides: dL/dout
+inline void pcm_backward(const View& grad,  // [N, C, H, W], any strides: dL/dout
                          const View& cam, const View& feature,
                          const View& out,          // what forward returned
                          const View& denominator,  // likewise

@@ -20,10 +20,10 @@
 namespace wsss {
 namespace {
 
-constexpr int64_t kBlock = 96;                // pixels a tile side; a multiple of every kPanel
-constexpr int64_t kSuperBlock = 2 * kBlock;   // pixels a tournament player
-constexpr int64_t kPadding = 48;              // the widest kPanel: pixels are padded to it
-constexpr int64_t kColumnPadding = 8;         // the widest half vector: class columns are padded to it
+constexpr int64_t kBlock = 96;               // pixels a tile side; a multiple of every kPanel
+constexpr int64_t kSuperBlock = 2 * kBlock;  // pixels a tournament player
+constexpr int64_t kPadding = 48;             // the widest kPanel: pixels are padded to it
+constexpr int64_t kColumnPadding = 8;        // the widest half vector: class columns are padded to it
 
 // Everything a kernel body needs, with pointers for the images in flight cut from the workspace. Sum is float or double.
 template <class Sum>
@@ -45,7 +45,7 @@ struct Work {
     Sum* left;      // [padded / kPanel][2C+2][kPanel]  V, g', -d', 1 (backward)
     Sum* right;     // [padded / kPanel][2C+2][kPanel]  g', V, 1, -d' (backward)
     // a thread, each:
-    Sum* tiles;     // [kBlock][kBlock]
+    Sum* tiles;  // [kBlock][kBlock]
 
     int64_t pair_depth() const { return 2 * shape.c + 2; }
 };
@@ -132,7 +132,7 @@ void backward(const View& grad, const View& cam, const View& feature, const View
     work.eps = static_cast<Sum>(eps);
     work.want_cam = static_cast<bool>(grad_cam);
     work.want_feature = static_cast<bool>(grad_feature);
-    const BackwardArguments<T> arguments{Source<T>(grad),  Source<T>(cam),    Source<T>(feature),  out.as<const T>(),
+    const BackwardArguments<T> arguments{Source<T>(grad),  Source<T>(cam),   Source<T>(feature),  out.as<const T>(),
                                          denominator.data, grad_cam.as<T>(), grad_feature.as<T>()};
     WSSS_SIMD_CALL(run_backward<T, Sum>)(work, arguments);
 }
@@ -165,8 +165,8 @@ void pcm_forward_cpu(const View& cam, const View& feature, double eps, const Vie
     run(cam, feature, eps, out, denominator, workspace, context);
 }
 
-void pcm_backward_cpu(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,
-                      const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context) {
+void pcm_backward_cpu(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator,
+                      double eps, const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context) {
     auto run = cam.dtype == DType::kFloat64    ? backward<double, double>
                : cam.dtype == DType::kFloat16  ? backward<HostHalf, float>
                : cam.dtype == DType::kBFloat16 ? backward<HostBFloat16, float>

@@ -1,4 +1,5 @@
-// The body of pcm_cpu.cpp, compiled once an instruction set (see common/simd_foreach.h). Three phases an image: pack, tiles, finish.
+// The body of pcm_cpu.cpp, compiled once an instruction set (see common/simd_foreach.h). Three phases an image: pack, tiles,
+// finish.
 
 #include "common/tile_product.h"
 
@@ -65,8 +66,8 @@ void add_both_sides(const Sum* tile, int64_t a, int64_t a_count, int64_t b, int6
     tile_product<Sum, Finish::kAdd>(a_count, width, b_count, {tile, kBlock, 1, kPanel<Sum> * kBlock},
                                     {values + b * width, width, kPanel<Sum>}, sums + a * width, width);
     if (a == b) return;
-    tile_product<Sum, Finish::kAdd>(b_count, width, a_count, {tile, 1, kBlock, kPanel<Sum>}, {values + a * width, width, kPanel<Sum>},
-                                    sums + b * width, width);
+    tile_product<Sum, Finish::kAdd>(b_count, width, a_count, {tile, 1, kBlock, kPanel<Sum>},
+                                    {values + a * width, width, kPanel<Sum>}, sums + b * width, width);
 }
 
 template <class Sum>
@@ -102,7 +103,8 @@ void for_each_tile(const Work<Sum>& work, int64_t images, TileFunction tile_func
     const int64_t players = ceil_div(work.pixels, kSuperBlock), pairs = (players + 1) / 2;
     const int64_t rounds = players == 1 ? 0 : players + players % 2 - 1;
     const auto meet = [&](int64_t image, int64_t first, int64_t second, int worker) {
-        const int64_t a_end = std::min(work.pixels, (first + 1) * kSuperBlock), b_end = std::min(work.pixels, (second + 1) * kSuperBlock);
+        const int64_t a_end = std::min(work.pixels, (first + 1) * kSuperBlock),
+                      b_end = std::min(work.pixels, (second + 1) * kSuperBlock);
         for (int64_t a = first * kSuperBlock; a < a_end; a += kBlock)
             for (int64_t b = first == second ? a : second * kSuperBlock; b < b_end; b += kBlock)
                 tile_function(work, image, a, b, work.tiles + worker * kBlock * kBlock);
@@ -159,7 +161,8 @@ void run_forward(const Work<Sum>& work, const ForwardArguments<T>& arguments) {
 template <class T, class Sum>
 void pack_backward(const Work<Sum>& work, const BackwardArguments<T>& arguments, int64_t slot, int64_t image, int64_t first) {
     const PcmShape& shape = work.shape;
-    const int64_t at = slot * work.padded + first, width = work.value_width, depth_width = work.depth_width, k = work.pair_depth();
+    const int64_t at = slot * work.padded + first, width = work.value_width, depth_width = work.depth_width,
+                  k = work.pair_depth();
     Sum* panel = work.panels + at * shape.d;
     pack_features<T, Sum>(work, arguments.feature, image, first, panel, work.norms + at);
     Sum* rows = work.rows + at * depth_width;
