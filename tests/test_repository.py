@@ -1,0 +1,140 @@
+"""Rules about the files themselves: what may stand in them, how long they may be, and that they are formatted."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wsss_fast import _native
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST = 600
+# Above 400 lines a file should be cut, unless it is one subject.
+LONG_FILES = {"csrc/simt/scheduler.cpp", "tests/ops/test_pcm.py", "tests/test_label.py"}
+CODE = (".py", ".pyi", ".h", ".cpp", ".cu", ".cuh")
+
+
+def files() -> list[str]:
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return sorted(name for name in listed.split("\0") if name and (ROOT / name).is_file())
+
+
+FILES = files()
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8", errors="replace") for name in FILES}
+
+
+def lines_with(pattern: str, names: list[str]) -> list[str]:
+    search = re.compile(pattern).search
+    return [f"{name}:{i}: {line.strip()}" for name in names for i, line in enumerate(TEXTS[name].splitlines(), 1) if search(line)]
+
+
+def under(*folders: str, suffixes: tuple[str, ...] = CODE) -> list[str]:
+    return [name for name in FILES if name.startswith(folders) and name.endswith(suffixes)]
+
+
+def test_kernels_know_no_framework() -> None:
+    names = under("csrc/")
+    assert names
+    assert not lines_with(r'#\s*include\s*[<"](torch|ATen|c10)\b', names)
+    assert not lines_with(r"#\s*include\s*[<\"](pybind11|Python\.h)", [name for name in names if name != "csrc/bindings.cpp"])
+
+
+def test_kernels_neither_print_nor_abort() -> None:
+    names = [name for name in under("csrc/") if not name.startswith("csrc/simt/")]
+    assert not lines_with(r"std::c(out|err)\b|\bf?printf\(|\babort\(|\b_?exit\(", names)
+
+
+def test_kernels_have_a_header_comment() -> None:
+    assert not [name for name in under("csrc/", suffixes=(".cu", ".cuh")) if not TEXTS[name].startswith("//")]
+
+
+def test_file_lengths() -> None:
+    lengths = {name: TEXTS[name].count("\n") for name in FILES if name.endswith((*CODE, ".sh", ".md"))}
+    assert not {name: length for name, length in lengths.items() if length > LONGEST}
+    assert not {name for name, length in lengths.items() if length > 400} - LONG_FILES
+
+
+def test_no_paths_of_one_machine_and_no_package_hosts() -> None:
+    names = [name for name in FILES if name != "tests/test_repository.py"]
+    assert not lines_with(r"(?<![\w.-])/(work|root|home/\w+)/|/tmp/\w", names)
+    assert not lines_with(r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|pypi\.nvidia\.com|index-url", names)
+
+
+def test_no_loose_ends() -> None:
+    names = [name for name in under("") if name != "tests/test_repository.py"]
+    assert not lines_with(r"\b(TODO|FIXME|XXX|HACK)\b|NotImplementedError", names)
+
+
+def test_the_library_does_not_print() -> None:
+    assert not lines_with(r"(?<![\w.])print\(", [name for name in under("wsss_fast/") if not is_text_in(name, "print(")])
+
+
+def is_text_in(name: str, word: str) -> bool:
+    """Whether every line with `word` belongs to a string: a program for a child process."""
+    strings = [
+        node.value for node in ast.walk(ast.parse(TEXTS[name])) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    return sum(text.count(word) for text in strings) == TEXTS[name].count(word)
+
+
+def test_licence() -> None:
+    assert "Apache License" in TEXTS["LICENSE"] and "Version 2.0, January 2004" in TEXTS["LICENSE"]
+    assert 'license = "Apache-2.0"' in TEXTS["pyproject.toml"]
+
+
+def test_stub_names_what_the_module_has() -> None:
+    module = _native.load()
+    stub = ast.parse(TEXTS["wsss_fast/_kernels.pyi"])
+    told = {node.name: [argument.arg for argument in node.args.args] for node in stub.body if isinstance(node, ast.FunctionDef)}
+    real = {name for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")}
+    assert set(told) == real
+    for name, arguments in told.items():
+        signature = str(getattr(module, name).__doc__).split("\n")[0]
+        assert len(re.findall(r"arg\d+:", signature)) == len(arguments), signature
+
+
+def test_every_operation_has_its_files() -> None:
+    """Whoever looks for the stem of an operation finds its whole life."""
+    for name in sorted(path.parent.name for path in (ROOT / "csrc").glob("*/*_cpu.cpp")):
+        wanted = (
+            f"csrc/{name}/{name}.h",
+            f"csrc/{name}/{name}_cuda.cu",
+            f"wsss_fast/ops/{name}.py",
+            f"wsss_fast/ops/_reference/{name}.py",
+            f"wsss_fast/bench/{name}.py",
+            f"tests/ops/test_{name}.py",
+            f"docs/{name}.md",
+        )
+        assert not [path for path in wanted if path not in FILES]
+        assert f'"{name}"' in TEXTS["benchmarks/sanitize.py"]
+
+
+def tool(name: str) -> str:
+    """Of this environment first: versions differ in what they call formatted."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("format", "--check")], ids=" ".join)
+def test_ruff(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [tool("ruff"), *arguments, "--no-cache", "."], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_clang_format() -> None:
+    names = under("csrc/", "tests/", suffixes=(".h", ".cpp", ".cu", ".cuh"))
+    command = [tool("clang-format"), "--dry-run", "--Werror", *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    unformatted = sorted({line.split(":")[0] for line in done.stderr.splitlines() if "error:" in line})
+    assert done.returncode == 0, f"make format: {', '.join(unformatted)}"
