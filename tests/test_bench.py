@@ -49,14 +49,6 @@ def test_peers_compute_the_same(name: str) -> None:
         assert relative_error(a, b) < 1e-12
 
 
-@pytest.mark.parametrize("depth", [192, 195])
-def test_no_cosine_lies_near_zero(depth: int) -> None:
-    unit = torch.nn.functional.normalize(pcm.inputs((1, depth, 1, 12, 12))["feature"].flatten(2).double(), dim=1)
-    cosine = unit.transpose(1, 2) @ unit
-    assert cosine.abs().min() > 5e-4
-    assert 0.4 < (cosine > 0).double().mean() < 0.6
-
-
 def test_document(document: dict) -> None:
     json.dumps(document)
     assert document["machine"]["cores"] and document["machine"]["load_average"] and document["machine"]["build"]["simd"]
@@ -68,7 +60,6 @@ def test_document(document: dict) -> None:
             times = entry["times"]["call"]
             assert len(times["each_ms"]) == 3 and 0 < times["min_ms"] <= times["median_ms"] <= times["max_ms"]
             assert entry["error"] < 1e-5
-            assert ("other_gradient_error" in entry) == (result["case"]["mode"] != "fwd")
             assert (entry["gradient_error"] > 0) == (result["case"]["mode"] != "fwd")
         ratio = result["contestants"]["eager"]["ours_is_faster"]["call"]
         assert 0 < ratio["worst_round"] <= ratio["median_of_rounds"]

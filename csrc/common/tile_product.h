@@ -23,14 +23,16 @@ struct Columns {  // element (k, column) at data[column / kPanel * panel + colum
 };
 
 enum class Finish {
-    kRelu,  // C = max(product, 0), NaN kept
-    kAdd,   // C += product
-    kMask,  // C = product where C is not zero (NaN counts as not zero), else 0
+    kStore,  // C = product
+    kRelu,   // C = max(product, 0), NaN kept
+    kAdd,    // C += product
+    kMask,   // C = product where C is not zero (NaN counts as not zero), else 0
 };
 
 template <Finish kFinish, class V, class T>
 inline __attribute__((always_inline)) void finish(T* to, V value) {
     V* c = reinterpret_cast<V*>(to);
+    if constexpr (kFinish == Finish::kStore) *c = value;
     if constexpr (kFinish == Finish::kRelu) *c = value <= 0 ? V{} : value;
     if constexpr (kFinish == Finish::kAdd) *c += value;
     if constexpr (kFinish == Finish::kMask) *c = *c == 0 ? V{} : value;

@@ -51,12 +51,12 @@ void pack_features(const Work<Sum>& work, const Source<T>& feature, int64_t imag
         for (int i = 0; i < kPanel<Sum>; ++i) panel[d * kPanel<Sum> + i] *= scale[i];
 }
 
-// The affinity tile of blocks a and b, in tile[rows of a][columns of b], row length kBlock.
-template <class Sum>
-void affinity_tile(const Work<Sum>& work, const Sum* panels, int64_t a, int64_t a_count, int64_t b, int64_t b_count, Sum* tile) {
+// The tile of cosines of blocks a and b, in tile[rows of a][columns of b], row length kBlock.
+template <Finish kFinish, class Sum>
+void cosine_tile(const Work<Sum>& work, const Sum* panels, int64_t a, int64_t a_count, int64_t b, int64_t b_count, Sum* tile) {
     const int64_t d = work.shape.d, panel = d * kPanel<Sum>;
-    tile_product<Sum, Finish::kRelu>(a_count, b_count, d, {panels + a * d, 1, kPanel<Sum>, panel},
-                                     {panels + b * d, kPanel<Sum>, panel}, tile, kBlock);
+    tile_product<Sum, kFinish>(a_count, b_count, d, {panels + a * d, 1, kPanel<Sum>, panel}, {panels + b * d, kPanel<Sum>, panel},
+                               tile, kBlock);
 }
 
 // sums[rows of a] += tile * values[rows of b], and the other side with the tile transposed.
@@ -71,18 +71,59 @@ void add_both_sides(const Sum* tile, int64_t a, int64_t a_count, int64_t b, int6
 }
 
 template <class Sum>
-void forward_tile(const Work<Sum>& work, int64_t image, int64_t a, int64_t b, Sum* tile) {
+void forward_tile(const Work<Sum>& work, int64_t slot, int64_t a, int64_t b, Sum* tile) {
     const int64_t a_count = std::min(kBlock, work.pixels - a), b_count = std::min(kBlock, work.pixels - b);
-    const int64_t width = work.value_width, values = image * work.padded * width;
-    affinity_tile(work, work.panels + image * work.padded * work.shape.d, a, a_count, b, b_count, tile);
+    const int64_t width = work.value_width, values = slot * work.padded * width;
+    cosine_tile<Finish::kRelu>(work, work.panels + slot * work.padded * work.shape.d, a, a_count, b, b_count, tile);
     add_both_sides(tile, a, a_count, b, b_count, work.values + values, work.sums + values, width);
 }
 
-template <class Sum>
-void backward_tile(const Work<Sum>& work, int64_t image, int64_t a, int64_t b, Sum* tile) {
+// The dot product of two pixels' features as they came in, in double: its sign is the sign of their cosine.
+template <class T>
+double exact_product(const Source<T>& feature, const PcmShape& shape, int64_t image, int64_t i, int64_t j) {
+    const T* first = feature.data + image * feature.n + i / shape.w * feature.y + i % shape.w * feature.x;
+    const T* second = feature.data + image * feature.n + j / shape.w * feature.y + j % shape.w * feature.x;
+    double sum = 0;
+    for (int64_t d = 0; d < shape.d; ++d)
+        sum += static_cast<double>(to_float(first[d * feature.channel])) *
+               static_cast<double>(to_float(second[d * feature.channel]));
+    return sum;
+}
+
+// ReLU of a tile of cosines for the backward pass, where the sign alone decides whether a pair counts: one pair on the wrong side
+// costs more accuracy than all other rounding together. Cosines within rounding of 0 (one in 10^5) get their sign in double.
+template <class T, class Sum>
+void rectify(const Work<Sum>& work, const Source<T>& feature, int64_t image, int64_t a, int64_t a_count, int64_t b,
+             int64_t b_count, Sum* tile) {
+    using Lanes = Vec<std::conditional_t<sizeof(Sum) == 4, int32_t, int64_t>>;
+    constexpr Sum kDoubt = sizeof(Sum) == 4 ? Sum(1e-6) : Sum(0);
+    for (int64_t i = 0; i < a_count; ++i) {
+        Sum* row = tile + i * kBlock;
+        Lanes doubtful = {};
+        for (int64_t j = 0; j < b_count; j += kLanes<Sum>) {
+            const Vec<Sum> cosine = *reinterpret_cast<const Vec<Sum>*>(row + j);
+            doubtful |= (cosine < kDoubt) & (cosine > -kDoubt) & (cosine != 0);
+        }
+        bool any = false;
+        for (int lane = 0; lane < kLanes<Sum>; ++lane) any |= doubtful[lane] != 0;
+        if (any)
+            for (int64_t j = 0; j < b_count; ++j)
+                if (row[j] < kDoubt && row[j] > -kDoubt && row[j] != 0)
+                    row[j] = exact_product(feature, work.shape, image, a + i, b + j) > 0 ? std::fabs(row[j]) : 0;
+        for (int64_t j = 0; j < b_count; j += kLanes<Sum>) {
+            Vec<Sum>* cosine = reinterpret_cast<Vec<Sum>*>(row + j);
+            *cosine = *cosine <= 0 ? Vec<Sum>{} : *cosine;
+        }
+    }
+}
+
+template <class T, class Sum>
+void backward_tile(const Work<Sum>& work, const Source<T>& feature, int64_t slot, int64_t image, int64_t a, int64_t b,
+                   Sum* tile) {
     const int64_t a_count = std::min(kBlock, work.pixels - a), b_count = std::min(kBlock, work.pixels - b);
-    const int64_t offset = image * work.padded;
-    affinity_tile(work, work.panels + offset * work.shape.d, a, a_count, b, b_count, tile);
+    const int64_t offset = slot * work.padded;
+    cosine_tile<Finish::kStore>(work, work.panels + offset * work.shape.d, a, a_count, b, b_count, tile);
+    rectify(work, feature, image, a, a_count, b, b_count, tile);
     if (work.want_cam) {
         const int64_t width = work.value_width;
         add_both_sides(tile, a, a_count, b, b_count, work.values + offset * width, work.sums + offset * width, width);
@@ -97,17 +138,17 @@ void backward_tile(const Work<Sum>& work, int64_t image, int64_t a, int64_t b, S
     }
 }
 
-// Calls tile_function(work, image, a, b, tile) once for every unordered pair of blocks of every image in flight.
+// Calls tile_function(slot, a, b, tile) once for every unordered pair of blocks of every image in flight.
 template <class Sum, class TileFunction>
 void for_each_tile(const Work<Sum>& work, int64_t images, TileFunction tile_function) {
     const int64_t players = ceil_div(work.pixels, kSuperBlock), pairs = (players + 1) / 2;
     const int64_t rounds = players == 1 ? 0 : players + players % 2 - 1;
-    const auto meet = [&](int64_t image, int64_t first, int64_t second, int worker) {
+    const auto meet = [&](int64_t slot, int64_t first, int64_t second, int worker) {
         const int64_t a_end = std::min(work.pixels, (first + 1) * kSuperBlock),
                       b_end = std::min(work.pixels, (second + 1) * kSuperBlock);
         for (int64_t a = first * kSuperBlock; a < a_end; a += kBlock)
             for (int64_t b = first == second ? a : second * kSuperBlock; b < b_end; b += kBlock)
-                tile_function(work, image, a, b, work.tiles + worker * kBlock * kBlock);
+                tile_function(slot, a, b, work.tiles + worker * kBlock * kBlock);
     };
     parallel_for(images * players, work.threads,
                  [&](int64_t task, int worker) { meet(task / players, task % players, task % players, worker); });
@@ -141,7 +182,7 @@ void run_forward(const Work<Sum>& work, const ForwardArguments<T>& arguments) {
             for (int i = 0; i < pixels.count; ++i) values[i * width + shape.c] = 1;
         });
 
-        for_each_tile(work, images, forward_tile<Sum>);
+        for_each_tile(work, images, [&](int64_t slot, int64_t a, int64_t b, Sum* tile) { forward_tile(work, slot, a, b, tile); });
 
         parallel_for(images * block_count, work.threads, [&](int64_t task, int) {
             const int64_t slot = task / block_count, image = start + slot, first = task % block_count * kBlock;
@@ -234,7 +275,9 @@ void run_backward(const Work<Sum>& work, const BackwardArguments<T>& arguments) 
             const int64_t slot = task / panel_count;
             pack_backward<T, Sum>(work, arguments, slot, start + slot, task % panel_count * kPanel<Sum>);
         });
-        for_each_tile(work, images, backward_tile<Sum>);
+        for_each_tile(work, images, [&](int64_t slot, int64_t a, int64_t b, Sum* tile) {
+            backward_tile(work, arguments.feature, slot, start + slot, a, b, tile);
+        });
         parallel_for(images * block_count, work.threads, [&](int64_t task, int) {
             const int64_t slot = task / block_count;
             finish_backward<T, Sum>(work, arguments, slot, start + slot, task % block_count * kBlock);

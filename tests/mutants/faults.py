@@ -57,6 +57,14 @@ FAULTS = (
         FORWARD,
     ),
     Fault(
+        "signs-by-luck",
+        "cosines within rounding of 0 keep the sign float32 gave them",
+        CPU,
+        "constexpr Sum kDoubt = sizeof(Sum) == 4 ? Sum(1e-6) : Sum(0);",
+        "constexpr Sum kDoubt = Sum(0);",
+        (f"{PCM}::test_signs_near_zero",),
+    ),
+    Fault(
         "swapped-offsets",
         "rows and columns exchange their strides in a panel",
         CPU,

@@ -91,7 +91,8 @@ def test_half_types_are_read_and_rounded_as_torch_does(dtype: torch.dtype) -> No
         out = ops.pcm(cam, torch.full((1, 1, 1, 1), 2.0, dtype=dtype), eps, impl="cpu")
         expected = (cam.float() * (2 / (2 + torch.tensor(eps))) ** 2 / ((2 / (2 + torch.tensor(eps))) ** 2 + eps)).to(dtype)
         assert torch.equal(out.isnan(), expected.isnan())
-        bits = [(x.nan_to_num(0.0, torch.inf, -torch.inf) + 0.0).view(torch.int16).int() for x in (out, expected)]  # -0 is 0
+        # -0 is 0
+        bits = [(x.nan_to_num(0.0, torch.inf, -torch.inf) + 0.0).view(torch.int16).int() for x in (out, expected)]
         # the float32 value before rounding may differ in its last bit, which moves a result by one step now and then
         assert (bits[0] - bits[1]).abs().max() <= 1 and (bits[0] != bits[1]).float().mean() < 0.01
 
@@ -124,6 +125,25 @@ def test_many_tiles(kernel: Implementation, shape) -> None:
     bounds = (forward_bound(kernel, torch.float32), 1e-4, 5e-3)  # a cosine near 0 may fall on the other side
     for a, b, bound in zip(got, expected, bounds, strict=True):
         assert relative_error(a, b) < bound
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_signs_near_zero(kernel: Implementation, seed: int) -> None:
+    """Cosines of 1e-8: float32 cannot tell their sign, and a pair that counts on the wrong side costs percents."""
+    generator = torch.Generator().manual_seed(seed)
+    feature = torch.randn((1, 40, 6, 8), generator=generator).double()
+    flat = feature.flatten(2)[0]
+    # every pixel of the second half is made nearly orthogonal to its partner in the first, on a random side of it
+    first, second = flat[:, :24], flat[:, 24:]
+    second -= first * (first * second).sum(0) / (first * first).sum(0)
+    second += first * torch.where(torch.rand(24, generator=generator) < 0.5, -3e-7, 3e-7)
+    feature = feature.float().to(kernel.device)
+    cam = torch.rand((1, 3, 6, 8), generator=generator).to(kernel.device)
+    grad = torch.randn((1, 3, 6, 8), generator=generator).to(kernel.device)
+    leaf = feature.clone().requires_grad_()
+    (got,) = torch.autograd.grad(ops.pcm(cam, leaf, impl=kernel.name), leaf, grad)
+    _, _, expected = reference(cam, feature, grad)
+    assert relative_error(got, expected) < 1e-4
 
 
 def test_one_gradient_alone(kernel: Implementation) -> None:

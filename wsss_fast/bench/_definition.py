@@ -41,7 +41,7 @@ class Condition:
     """A bound that ours has to keep on one thread of a CPU, in float32.
 
     measure: "ratio" (time of `against` over ours, at least), "memory" (MiB above inputs and outputs, at most),
-    "error" (of the result, at most), "gradient error" (likewise) or "gradient error on other inputs".
+    "error" (of the result, at most) or "gradient error" (likewise).
     """
 
     size: Size
@@ -81,8 +81,6 @@ class Operation:
     modes: Mapping[str, tuple[str, ...]]
     default_modes: tuple[str, ...] = ("fwd", "fwdbwd")
     conditions: tuple[Condition, ...] = ()
-    # Inputs of another kind: gradients are compared on them too, but nothing is timed.
-    other_inputs: Callable[[Size], Mapping[str, Tensor]] | None = None
     # dtype → largest relative error of the result and of gradients with which a contestant is timed at all
     tolerance: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: {"float32": (1e-4, 1e-2), "bfloat16": (5e-2, 2e-1), "float16": (1e-2, 1e-1)}

@@ -83,7 +83,6 @@ def run(operation: Operation, cases: Sequence[Case], settings: Settings, report:
         "budget": min(settings.budget, 1e9),
         "operation": operation.name,
         "task": "time",
-        "other_inputs": True,
         "cases": [asdict(case) for case in cases],
         # The last cores: the first one serves most interrupts.
         "cores": cores[-settings.threads :] if settings.device == "cpu" else cores,
@@ -101,7 +100,6 @@ def run(operation: Operation, cases: Sequence[Case], settings: Settings, report:
         for malloc in settings.malloc:
             for message in _work(request, malloc, settings, report):
                 _note(document, operation, message, malloc)
-            request["other_inputs"] = False  # errors do not depend on malloc
     except WorkerError as error:
         document["failed"] = str(error)  # what was measured before it is kept
     if settings.memory and settings.device == "cpu":
@@ -187,7 +185,6 @@ def judge(operation: Operation, document: dict[str, Any]) -> list[dict[str, Any]
         "memory": "memory_mib",
         "error": "error",
         "gradient error": "gradient_error",
-        "gradient error on other inputs": "other_gradient_error",
     }
     rows = []
     for condition in operation.conditions:

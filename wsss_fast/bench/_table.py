@@ -95,7 +95,6 @@ def _result(document: dict[str, Any], result: dict[str, Any], console: Console) 
         "MiB",
         "error",
         "gradient",
-        "other",
         "page faults",
     ]
     for column in columns:
@@ -117,7 +116,6 @@ def _result(document: dict[str, Any], result: dict[str, Any], console: Console) 
                 f"{ratio['worst_round']:.2f}" if ratio else "",
                 f"{result['flop'] / 1e6 / times['median_ms']:.0f}",
                 *((_memory(entry), _error(entry.get("error")), _error(entry.get("gradient_error"))) if first else ("", "", "")),
-                _error(entry.get("other_gradient_error")) if first else "",
                 f"{entry['page_faults']:.0f}" if first and entry.get("page_faults") is not None else "",
             )
     console.print(table, soft_wrap=True)

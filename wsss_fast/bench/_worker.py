@@ -15,7 +15,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -84,20 +83,9 @@ def measure_times(request: Mapping[str, Any]) -> None:
         send(doing=f"{case.text()}: {request['rounds']} rounds of {', '.join(calls)}")
         timed = _time(calls, request, device)
         del problem
-        if operation.other_inputs and operation.modes[case.mode] and request["other_inputs"]:
-            send(doing=f"{case.text()}: gradients on other inputs")
-            for name, error in _other_gradient_errors(operation, case, device, {name: prepared[name] for name in calls}).items():
-                results[name]["other_gradient_error"] = error
         send(case=data, results=results, **timed)
         del calls
         gc.collect()
-
-
-def _other_gradient_errors(operation: Operation, case: Case, device: str, functions: Mapping[str, Any]) -> dict[str, float]:
-    problem = Problem(replace(operation, inputs=operation.other_inputs), case, device)
-    _use_all_cores()
-    problem.solve_exactly()
-    return {name: problem.errors(problem.call(function)())[1] for name, function in functions.items()}
 
 
 def _time(calls: Mapping[str, Call], request: Mapping[str, Any], device: str) -> dict[str, Any]:
