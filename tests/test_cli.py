@@ -180,6 +180,15 @@ def test_missing_folder_and_no_images_are_errors(tmp_path, engine, capsys):
 
 
 def test_signals_have_their_exit_status_and_the_job_goes_on(images, tmp_path, engine, capsys):
+    # A test run started in the background inherits an ignored SIGINT, which Python then leaves ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_twice_and_finish(images, tmp_path, engine, capsys)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_twice_and_finish(images, tmp_path, engine, capsys):
     arguments = ["label", str(images), "--out", str(tmp_path / "out"), "--batch", "1"]
     for number, status in ((signal.SIGTERM, exit_codes.TERMINATED), (signal.SIGINT, exit_codes.INTERRUPTED)):
         started = engine.calls
