@@ -41,7 +41,23 @@ def pcm(impl: str, device: str, dtype: torch.dtype) -> float:
     return worst
 
 
-OPERATIONS = {"pcm": pcm}
+def dense_crf(impl: str, device: str, dtype: torch.dtype) -> float:
+    """Partial tiles, one label and many, shared and own lattices, each kind of compatibility."""
+    worst = 0.0
+    for n, labels, h, w in ((1, 1, 1, 1), (2, 3, 5, 13), (1, 21, 9, 17), (1, 34, 7, 6)):
+        generator = torch.Generator().manual_seed(h)
+        probability = torch.rand((n, labels, h, w), generator=generator).to(dtype)
+        image = torch.randint(0, 256, (n, 3, h, w), generator=generator, dtype=torch.uint8)
+        for compat in (10.0, torch.rand(labels, generator=generator), torch.rand((labels, labels), generator=generator)):
+            terms = {"gaussian": (1.5, 3.0), "bilateral": (4.0, 60.0, compat)}
+            got = ops.dense_crf(probability.to(device), image.to(device), iterations=3, **terms, impl=impl)
+            worst = max(
+                worst, difference(got, ops.dense_crf(probability.double(), image, iterations=3, **terms, impl="reference"))
+            )
+    return worst
+
+
+OPERATIONS = {"pcm": pcm, "dense_crf": dense_crf}
 
 
 def difference(got: Tensor, expected: Tensor) -> float:

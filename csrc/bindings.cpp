@@ -7,6 +7,7 @@
 #include "common/check.h"
 #include "common/simd.h"
 #include "common/view.h"
+#include "dense_crf/dense_crf.h"
 #include "pcm/pcm.h"
 
 #ifndef WSSS_CUDA_ARCHS
@@ -50,6 +51,20 @@ struct type_caster<wsss::Context> {
         value.device = {static_cast<wsss::DeviceKind>(fields[0].cast<int>()), fields[1].cast<int>()};
         value.threads = fields[2].cast<int>();
         value.stream = reinterpret_cast<void*>(fields[3].cast<uintptr_t>());
+        return true;
+    }
+};
+
+// (feature, compat, normalisation)
+template <>
+struct type_caster<wsss::CrfTerm> {
+    PYBIND11_TYPE_CASTER(wsss::CrfTerm, const_name("CrfTerm"));
+
+    bool load(handle source, bool) {
+        const auto fields = reinterpret_borrow<tuple>(source);
+        value.feature = fields[0].cast<wsss::View>();
+        value.compat = fields[1].cast<wsss::View>();
+        value.normalisation = static_cast<wsss::CrfNormalisation>(fields[2].cast<int>());
         return true;
     }
 };
@@ -99,4 +114,7 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
     m.def("pcm_forward", wsss::pcm_forward, release_gil());
     m.def("pcm_backward_workspace", wsss::pcm_backward_workspace);
     m.def("pcm_backward", wsss::pcm_backward, release_gil());
+
+    m.def("dense_crf_workspace", wsss::dense_crf_workspace);
+    m.def("dense_crf", wsss::dense_crf, release_gil());
 }

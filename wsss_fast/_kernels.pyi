@@ -24,3 +24,14 @@ def pcm_backward(
     workspace: View,
     context: Context,
 ) -> None: ...
+def dense_crf_workspace(unary: View, terms: list[tuple[View, View, int]], context: Context) -> int: ...
+def dense_crf(
+    unary: View,
+    terms: list[tuple[View, View, int]],
+    iterations: int,
+    initial: View,
+    message: bool,
+    out: View,
+    workspace: View,
+    context: Context,
+) -> None: ...

@@ -25,6 +25,9 @@ FORWARD = (f"{PCM}::test_forward",)
 GRADIENTS = (f"{PCM}::test_gradients",)
 MANY_TILES = (f"{PCM}::test_many_tiles",)
 
+CRF_TESTS = "tests/ops/test_dense_crf.py"
+CRF = "csrc/dense_crf/dense_crf_cpu_body.h"
+LATTICE = "csrc/dense_crf/lattice_body.h"
 CPU = "csrc/pcm/pcm_cpu_body.h"
 CUDA = "csrc/pcm/pcm_cuda.cu"
 GRADIENT = "csrc/pcm/pcm_gradient.cuh"
@@ -206,5 +209,37 @@ FAULTS = (
         FORWARD,
         ("simt",),
         "_simt",
+    ),
+    Fault(
+        "crf-blur-one-sided",
+        "the lattice's blur takes the left neighbour twice",
+        LATTICE,
+        "row.add_scaled(from + unsigned_index(neighbours[2 * v + 1]) * length, 0.5f);",
+        "row.add_scaled(from + unsigned_index(neighbours[2 * v]) * length, 0.5f);",
+        (f"{CRF_TESTS}::test_against_the_definition",),
+    ),
+    Fault(
+        "crf-wrong-normalisation",
+        "the symmetric normalisation divides by n instead of its root",
+        LATTICE,
+        "*= 1.0f / std::sqrt(norm);",
+        "*= 1.0f / norm;",
+        (f"{CRF_TESTS}::test_against_the_definition",),
+    ),
+    Fault(
+        "crf-lost-tail",
+        "the last, partial block of pixels is not splat",
+        CRF,
+        "for (Term& term : terms) splat_all<kSlab>(g, term, first, count, result);",
+        "for (Term& term : terms) splat_all<kSlab>(g, term, first, count < kBlock ? 0 : count, result);",
+        (f"{CRF_TESTS}::test_against_the_definition",),
+    ),
+    Fault(
+        "crf-compat-sign",
+        "a vector compat is added instead of subtracted",
+        CRF,
+        "row[l] -= sum;",
+        "row[l] += sum;",
+        (f"{CRF_TESTS}::test_compatibilities",),
     ),
 )

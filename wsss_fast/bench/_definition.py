@@ -40,7 +40,8 @@ class Contestant:
 class Condition:
     """A bound that ours has to keep on one thread of a CPU, in float32.
 
-    measure: "ratio" (time of `against` over ours, at least), "memory" (MiB above inputs and outputs, at most),
+    measure: "ratio" (time of `against` over ours, at least), "memory" (MiB above inputs and outputs, at most), "share of memory"
+    (ours over that of `against`, at most),
     "error" (of the result, at most) or "gradient error" (likewise).
     """
 

@@ -183,6 +183,7 @@ def judge(operation: Operation, document: dict[str, Any]) -> list[dict[str, Any]
     }
     keys = {
         "memory": "memory_mib",
+        "share of memory": "memory_mib",
         "error": "error",
         "gradient error": "gradient_error",
     }
@@ -193,6 +194,9 @@ def judge(operation: Operation, document: dict[str, Any]) -> list[dict[str, Any]
             entry = contestants.get((condition.size, condition.mode, malloc), {}).get(condition.against or OURS, {})
             ratio = entry.get("ours_is_faster", {}).get("call", {}).get("median_of_rounds")
             measured = ratio if timed else entry.get(keys[condition.measure])
+            if condition.measure == "share of memory":
+                own = contestants.get((condition.size, condition.mode, malloc), {}).get(OURS, {}).get("memory_mib")
+                measured = own / measured if own is not None and measured else None
             row = {"condition": condition.text(), "measure": condition.measure, "bound": condition.bound, "measured": measured}
             decides = condition.decides and (malloc == "default" or not timed)
             rows.append({**row, "malloc": malloc, "holds": condition.holds(measured), "decides": decides})

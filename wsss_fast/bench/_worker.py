@@ -134,13 +134,22 @@ class Problem:
         dtype = getattr(torch, case.dtype)
         made = operation.inputs(case.size)
         self.wanted = operation.modes[case.mode]
-        self.inputs = {key: tensor.to(device, dtype).requires_grad_(key in self.wanted) for key, tensor in made.items()}
+        # integers stay what they are
+        self.inputs = {
+            key: (tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)).requires_grad_(
+                key in self.wanted
+            )
+            for key, tensor in made.items()
+        }
         shape = next(iter(made.values())).shape
         self.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
         self.exact: tuple[Tensor, ...] = ()
 
     def solve_exactly(self) -> None:
-        inputs = {key: x.detach().double().requires_grad_(key in self.wanted) for key, x in self.inputs.items()}
+        inputs = {
+            key: (x.detach().double() if x.is_floating_point() else x).requires_grad_(key in self.wanted)
+            for key, x in self.inputs.items()
+        }
         with contextlib.nullcontext() if self.wanted else torch.no_grad():
             out = self.operation.exact(*inputs.values())
         gradients = torch.autograd.grad(out, [inputs[key] for key in self.wanted], self.grad.double()) if self.wanted else ()

@@ -4,6 +4,7 @@ Every function takes `impl=`: None (by device), "reference" (plain PyTorch), "cp
 source run on the CPU).
 """
 
+from wsss_fast.ops.dense_crf import dense_crf
 from wsss_fast.ops.pcm import pcm
 
-__all__ = ["pcm"]
+__all__ = ["dense_crf", "pcm"]

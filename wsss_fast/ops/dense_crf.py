@@ -1,0 +1,189 @@
+"""Dense CRF: mean field inference with Gaussian and bilateral kernels, on permutohedral lattices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wsss_fast.ops import _check, _library
+from wsss_fast.ops._reference import dense_crf as _reference
+from wsss_fast.ops._view import Call, empty
+
+__all__ = ["dense_crf"]
+
+SYMMETRIC = 3  # wsss::CrfNormalisation in csrc/dense_crf/dense_crf.h
+Compatibility = float | Sequence[float] | Tensor
+
+
+def dense_crf(
+    probability: Tensor | None = None,
+    image: Tensor | None = None,
+    unary: Tensor | None = None,
+    iterations: int = 10,
+    gaussian: tuple[float | tuple[float, float], Compatibility] | None = (3, 3),
+    bilateral: tuple[float | tuple[float, float], float, Compatibility] | None = (80, 13, 10),
+    kernel: str = "lattice",
+    *,
+    impl: str | None = None,
+) -> Tensor:
+    """Sharpen label probabilities with the image: neighbouring pixels of like colour get like labels.
+
+    Starting from Q = softmax(-unary), each iteration is::
+
+        Q = softmax(-unary + sum_k w_k n_k * K_k (n_k * Q)),     n_k = (K_k 1) ** -0.5
+
+    where K_k filters each label's map: the Gaussian kernel over positions, the bilateral one over positions and colours.
+
+    Args:
+        probability: [N, L, H, W]; need not sum to 1, clamped to 1e-5 before -log. Either this or `unary`.
+        image: [N, 3, H, W] uint8, any strides. Always given.
+        unary: [N, L, H, W] energies, finite.
+        iterations: 0 or more; 0 gives softmax(-unary).
+        gaussian: (sxy, compat); None leaves the term out.
+        bilateral: (sxy, srgb, compat); None leaves the term out.
+        kernel: "lattice" (what pydensecrf computes) or "exact" (small images: the kernels themselves, for judging the lattice).
+        impl: None (by device), "reference", "cpu", "simt" or "cuda".
+
+    sxy is a number of pixels or a pair (x, y). compat is a number w, as above; or a vector [L] or matrix [L, L] whose product
+    with the message is subtracted, as in pydensecrf (so that the number w equals the matrix -w I). Matrices are made symmetric.
+
+    Returns:
+        Q, [N, L, H, W], of the type of the input; computed in float32. No gradient.
+
+    Raises:
+        TypeError, ValueError: naming the argument. RuntimeError: as for every operation.
+    """
+    if (probability is None) == (unary is None):
+        given = "both" if probability is not None else "neither"
+        raise ValueError(_check.complaint("dense_crf", "probability", "be given, or 'unary', and not both", given))
+    name = "unary" if probability is None else "probability"
+    source = unary if probability is None else probability
+    _check.tensor("dense_crf", name, source, "[N, L, H, W]")
+    _check.dtype("dense_crf", name, source, (*_check.FLOATS, torch.float64))
+    _check_image(image, name, source)
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
+        raise ValueError(_check.complaint("dense_crf", "iterations", "be a whole number, 0 or more", iterations))
+    if kernel not in ("lattice", "exact"):
+        raise ValueError(_check.complaint("dense_crf", "kernel", "be 'lattice' or 'exact'", repr(kernel)))
+    impl = _check.implementation("dense_crf", impl, source)
+    energy = source.detach().to(torch.promote_types(source.dtype, torch.float32) if impl == "reference" else torch.float32)
+    if probability is not None:
+        energy = -energy.clamp_min(1e-5).log()
+    terms = _terms(source, gaussian, bilateral)
+    if kernel == "exact" or impl == "reference":  # the CPU kernel looks for itself; on CUDA it would have to wait for the device
+        _check_finite(name, energy)
+    if kernel == "exact":
+        return _reference.exact(energy, image, terms, iterations).to(source.dtype)
+    features = [_feature(image, sigma) for sigma, _ in terms]
+    compats = [compat for _, compat in terms]
+    arguments = (energy.contiguous(), features, compats, [SYMMETRIC] * len(terms), iterations, None, False)
+    if impl == "reference":
+        return _reference.dense_crf(*arguments).to(source.dtype)
+    return torch.ops.wsss_fast.dense_crf(*arguments, impl).to(source.dtype)
+
+
+def _check_image(image: Tensor | None, name: str, source: Tensor) -> None:
+    _check.tensor("dense_crf", "image", image, "[N, 3, H, W]")
+    if image.dtype != torch.uint8:
+        hint = "colours are 0 to 255; (image * 255).round().to(torch.uint8) turns an image in [0, 1] into them"
+        raise TypeError(_check.complaint("dense_crf", "image", "be of type uint8", _check.short(image.dtype), hint))
+    wanted = (source.shape[0], 3, *source.shape[2:])
+    if tuple(image.shape) != wanted:
+        hint = "channels come first: image.permute(2, 0, 1)" if image.shape[-1] == 3 and image.shape[1] != 3 else ""
+        expected = f"have shape [N, 3, H, W] = {list(wanted)}, as '{name}' is {list(source.shape)}"
+        raise ValueError(_check.complaint("dense_crf", "image", expected, list(image.shape), hint))
+    if image.device != source.device:
+        raise ValueError(_check.complaint("dense_crf", "image", f"be on the device of '{name}' ({source.device})", image.device))
+
+
+def _check_finite(name: str, energy: Tensor) -> None:
+    if not bool(energy.isfinite().all()):
+        raise ValueError(_check.complaint("dense_crf", name, "be finite", "NaN or Inf", "torch.nan_to_num replaces them"))
+
+
+def _terms(
+    source: Tensor, gaussian: tuple | None, bilateral: tuple | None
+) -> list[tuple[tuple[float, float, float | None], Tensor]]:
+    """((sigma_x, sigma_y, sigma_colour or None), compat) of each term."""
+    terms = []
+    for name, form, term in (("gaussian", "(sxy, compat)", gaussian), ("bilateral", "(sxy, srgb, compat)", bilateral)):
+        if term is None:
+            continue
+        if not isinstance(term, (tuple, list)) or len(term) != form.count(",") + 1:
+            raise ValueError(_check.complaint("dense_crf", name, f"be None or {form}", repr(term)))
+        sxy, *colour, compat = term
+        pair = tuple(sxy) if isinstance(sxy, (tuple, list)) else (sxy, sxy)
+        sigmas = (*pair, *colour)
+        good = len(pair) == 2 and all(isinstance(s, (int, float)) and 0 < s < math.inf for s in sigmas)
+        if not good:
+            raise ValueError(_check.complaint("dense_crf", name, f"be {form} with finite sigmas above 0", repr(term)))
+        terms.append(((*map(float, pair), float(colour[0]) if colour else None), _compatibility(name, compat, source)))
+    return terms
+
+
+def _compatibility(name: str, compat: Compatibility, source: Tensor) -> Tensor:
+    labels = source.shape[1]
+    matrix = torch.as_tensor(compat, dtype=torch.float32, device=source.device)
+    if matrix.dim() == 0:
+        matrix = matrix[None]
+    elif tuple(matrix.shape) not in ((labels,), (labels, labels)):
+        expected = f"hold a compat that is a number, [L] or [L, L] with L = {labels}"
+        raise ValueError(_check.complaint("dense_crf", name, expected, f"shape {list(matrix.shape)}"))
+    elif matrix.dim() == 1 and labels == 1:
+        matrix = -matrix  # one label: a vector and a number look alike and differ in sign
+    if matrix.dim() == 2:
+        matrix = (matrix + matrix.T) / 2
+    return matrix.contiguous()
+
+
+def _feature(image: Tensor, sigma: tuple[float, float, float | None]) -> Tensor:
+    """Coordinates over their deviations: [1, 2, H, W], one grid for all images, or [N, 5, H, W] with colours."""
+    n, _, h, w = image.shape
+    sigma_x, sigma_y, sigma_colour = sigma
+    x = torch.arange(w, dtype=torch.float32, device=image.device) / sigma_x
+    y = torch.arange(h, dtype=torch.float32, device=image.device) / sigma_y
+    batch, dims = (1, 2) if sigma_colour is None else (n, 5)
+    feature = torch.empty((batch, dims, h, w), device=image.device)
+    feature[:, 0] = x
+    feature[:, 1] = y[:, None]
+    if sigma_colour is not None:
+        feature[:, 2:] = image
+        feature[:, 2:] /= sigma_colour
+    return feature
+
+
+def _run(
+    unary: Tensor,
+    features: list[Tensor],
+    compats: list[Tensor],
+    normalisations: list[int],
+    iterations: int,
+    initial: Tensor | None,
+    message: bool,
+    impl: str,
+) -> Tensor:
+    out = empty("dense_crf", "out", unary.shape, unary.dtype, unary.device)
+    call = Call("dense_crf", impl, unary)
+    terms = [
+        (call.view(feature), call.view(compat), kind)
+        for feature, compat, kind in zip(features, compats, normalisations, strict=True)
+    ]
+    energies = call.view(unary)
+    workspace = call.workspace(call.module.dense_crf_workspace(energies, terms, call.context))
+    call.module.dense_crf(energies, terms, iterations, call.view(initial), message, call.view(out), workspace, call.context)
+    return out
+
+
+def _fake(unary: Tensor, *_: object) -> Tensor:
+    return unary.new_empty(unary.shape)
+
+
+_library.define(
+    "dense_crf(Tensor unary, Tensor[] features, Tensor[] compats, int[] normalisations, int iterations, Tensor? initial, "
+    "bool message, str impl) -> Tensor",
+    _run,
+    _fake,
+)
