@@ -49,6 +49,13 @@ def test_peers_compute_the_same(name: str) -> None:
         assert relative_error(a, b) < 1e-12
 
 
+@pytest.mark.parametrize("name", bench.names())
+def test_sizes_are_as_the_axes_say(name: str) -> None:
+    operation = bench.load(name)
+    assert {len(size) for size in (*operation.sizes, *operation.cuda_sizes)} == {len(operation.axes.split("x"))}
+    assert {condition.size for condition in operation.conditions} <= set(operation.sizes)
+
+
 def test_document(document: dict) -> None:
     json.dumps(document)
     assert document["machine"]["cores"] and document["machine"]["load_average"] and document["machine"]["build"]["simd"]

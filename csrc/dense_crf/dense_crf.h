@@ -69,6 +69,9 @@ inline CrfShape check_dense_crf_inputs(const View& unary, const std::vector<CrfT
         const bool matrix = compat.ndim == 2 && compat.size[0] == shape.labels && compat.size[1] == shape.labels;
         if (!number && !vector && !matrix)
             fail("dense_crf", "compat", "have shape [1], [L] or [L, L] with L = " + std::to_string(shape.labels), compat.shape());
+        const int kind = static_cast<int>(term.normalisation);
+        if (kind < 0 || kind > static_cast<int>(CrfNormalisation::kSymmetric))
+            fail("dense_crf", "normalisation", "be 0 (none), 1 (before), 2 (after) or 3 (symmetric)", std::to_string(kind));
         check_dtype("dense_crf", "compat", compat, {DType::kFloat32});
         check_contiguous("dense_crf", "compat", compat);
         check_device("dense_crf", "compat", compat, context);

@@ -214,23 +214,28 @@ void mean_field(const Image& g, float* block, float* buffer) {
 
 // start = -unary less its maximum: a softmax does not change, and exp stays in range. Unused columns: as good as impossible.
 inline __attribute__((noinline)) void load_unary(const Image& g) {
-    bool finite = true;
+    float check = 0;  // NaN as soon as an energy is NaN or infinite
+    float best[kBlock], energy[kBlock];
     for (int64_t first = 0; first < g.pixels; first += kBlock) {
         const int count = static_cast<int>(std::min<int64_t>(kBlock, g.pixels - first));
-        float best[kBlock];
         for (int p = 0; p < count; ++p) best[p] = g.unary[first + p];
         for (int64_t l = 1; l < g.labels; ++l)
             for (int p = 0; p < count; ++p) best[p] = std::min(best[p], g.unary[l * g.pixels + first + p]);
-        for (int64_t l = 0; l < g.labels; ++l)
+        for (int64_t l = 0; l < g.labels; ++l) {
+            const float* unary = g.unary + l * g.pixels + first;
+            float zeros = 0;
             for (int p = 0; p < count; ++p) {
-                const float energy = g.unary[l * g.pixels + first + p];
-                finite = finite && std::fabs(energy) <= std::numeric_limits<float>::max();
-                g.start[(first + p) * g.width + l] = best[p] - energy;
+                energy[p] = best[p] - unary[p];
+                zeros += unary[p] * 0;
             }
+            check += zeros;
+            float* to = g.start + first * g.width + l;
+            for (int p = 0; p < count; ++p) to[p * g.width] = energy[p];
+        }
         for (int64_t l = g.labels; l < g.width; ++l)
             for (int p = 0; p < count; ++p) g.start[(first + p) * g.width + l] = kUnused;
     }
-    if (!finite)
+    if (check != 0)
         fail("dense_crf", "unary", "be finite", "NaN or Inf",
              "also in what the probabilities become; torch.nan_to_num replaces them");
 }

@@ -90,26 +90,38 @@ double exact_product(const Source<T>& feature, const PcmShape& shape, int64_t im
     return sum;
 }
 
+// Whether two features have a channel in common. If not, their cosine is 0 and not the remainder of a cancellation.
+template <class Sum>
+bool overlap(const Sum* first, const Sum* second, int64_t depth) {
+    Sum sum = 0;
+    for (int64_t d = 0; d < depth; ++d) sum = std::max(sum, std::fabs(first[d] * second[d]));
+    return sum > 0;
+}
+
 // ReLU of a tile of cosines for the backward pass, where the sign alone decides whether a pair counts: one pair on the wrong side
 // costs more accuracy than all other rounding together. Cosines within rounding of 0 (one in 10^5) get their sign in double.
 template <class T, class Sum>
-void rectify(const Work<Sum>& work, const Source<T>& feature, int64_t image, int64_t a, int64_t a_count, int64_t b,
+void rectify(const Work<Sum>& work, const Source<T>& feature, int64_t slot, int64_t image, int64_t a, int64_t a_count, int64_t b,
              int64_t b_count, Sum* tile) {
     using Lanes = Vec<std::conditional_t<sizeof(Sum) == 4, int32_t, int64_t>>;
-    constexpr Sum kDoubt = sizeof(Sum) == 4 ? Sum(1e-6) : Sum(0);
+    constexpr Sum kDoubt = sizeof(Sum) == 4 ? Sum(1e-6) : Sum(0), kTiny = Sum(1e-12);
     for (int64_t i = 0; i < a_count; ++i) {
         Sum* row = tile + i * kBlock;
         Lanes doubtful = {};
         for (int64_t j = 0; j < b_count; j += kLanes<Sum>) {
             const Vec<Sum> cosine = *reinterpret_cast<const Vec<Sum>*>(row + j);
-            doubtful |= (cosine < kDoubt) & (cosine > -kDoubt) & (cosine != 0);
+            doubtful |= (cosine < kDoubt) & (cosine > -kDoubt);
         }
         bool any = false;
         for (int lane = 0; lane < kLanes<Sum>; ++lane) any |= doubtful[lane] != 0;
-        if (any)
-            for (int64_t j = 0; j < b_count; ++j)
-                if (row[j] < kDoubt && row[j] > -kDoubt && row[j] != 0)
-                    row[j] = exact_product(feature, work.shape, image, a + i, b + j) > 0 ? std::fabs(row[j]) : 0;
+        for (int64_t j = 0; any && j < b_count; ++j) {
+            if (!(row[j] < kDoubt && row[j] > -kDoubt)) continue;
+            const Sum* features = work.rows + slot * work.padded * work.depth_width;
+            if (row[j] == 0 &&
+                !overlap(features + (a + i) * work.depth_width, features + (b + j) * work.depth_width, work.shape.d))
+                continue;
+            row[j] = exact_product(feature, work.shape, image, a + i, b + j) > 0 ? std::max(std::fabs(row[j]), kTiny) : 0;
+        }
         for (int64_t j = 0; j < b_count; j += kLanes<Sum>) {
             Vec<Sum>* cosine = reinterpret_cast<Vec<Sum>*>(row + j);
             *cosine = *cosine <= 0 ? Vec<Sum>{} : *cosine;
@@ -123,7 +135,7 @@ void backward_tile(const Work<Sum>& work, const Source<T>& feature, int64_t slot
     const int64_t a_count = std::min(kBlock, work.pixels - a), b_count = std::min(kBlock, work.pixels - b);
     const int64_t offset = slot * work.padded;
     cosine_tile<Finish::kStore>(work, work.panels + offset * work.shape.d, a, a_count, b, b_count, tile);
-    rectify(work, feature, image, a, a_count, b, b_count, tile);
+    rectify(work, feature, slot, image, a, a_count, b, b_count, tile);
     if (work.want_cam) {
         const int64_t width = work.value_width;
         add_both_sides(tile, a, a_count, b, b_count, work.values + offset * width, work.sums + offset * width, width);

@@ -63,8 +63,8 @@ FAULTS = (
         "signs-by-luck",
         "cosines within rounding of 0 keep the sign float32 gave them",
         CPU,
-        "constexpr Sum kDoubt = sizeof(Sum) == 4 ? Sum(1e-6) : Sum(0);",
-        "constexpr Sum kDoubt = Sum(0);",
+        "constexpr Sum kDoubt = sizeof(Sum) == 4 ? Sum(1e-6) : Sum(0), kTiny",
+        "constexpr Sum kDoubt = Sum(0), kTiny",
         (f"{PCM}::test_signs_near_zero",),
     ),
     Fault(

@@ -49,7 +49,8 @@ def plan(
 ) -> list[Case]:
     sizes = sizes or (operation.cuda_sizes if device == "cuda" else operation.sizes)
     modes = modes or (("fwd", "bwd") if device == "cuda" and "bwd" in operation.modes else operation.default_modes)
-    dtypes = dtypes or (("bfloat16", "float32") if device == "cuda" else ("float32",))
+    usual = ("bfloat16", "float32") if device == "cuda" else ("float32",)
+    dtypes = dtypes or tuple(name for name in usual if name in operation.tolerance)
     axes = operation.axes.count("x") + 1
     for size in sizes:
         if len(size) != axes or min(size) < 1:

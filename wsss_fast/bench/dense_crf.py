@@ -11,10 +11,10 @@ from wsss_fast.bench._definition import OURS, Condition, Contestant, Function, O
 
 # gaussian sxy, compat; bilateral sxy, srgb, compat
 SETTINGS = (
-    (3.0, 3.0, 80.0, 13.0, 10.0),  # 0: PSA, SEAM
-    (3.0, 3.0, 50.0, 5.0, 10.0),  # 1: IRN
-    (1.0, 3.0, 67.0, 3.0, 4.0),  # 2: DeepLab v2
-    (0.25, 3.0, 80.0 / 12, 13.0, 10.0),  # 3: PSA at scale 12
+    (3.0, 3.0, 80.0, 13.0, 10.0),  # 1: PSA, SEAM
+    (3.0, 3.0, 50.0, 5.0, 10.0),  # 2: IRN
+    (1.0, 3.0, 67.0, 3.0, 4.0),  # 3: DeepLab v2
+    (0.25, 3.0, 80.0 / 12, 13.0, 10.0),  # 4: PSA at scale 12
 )
 ITERATIONS = 10
 
@@ -24,7 +24,7 @@ def inputs(size: Size) -> Mapping[str, Tensor]:
     return {
         "probability": probability(n, labels, h, w),
         "image": torch.stack([photo(i, h, w) for i in range(n)]),
-        "setting": torch.tensor(SETTINGS[setting]),
+        "setting": torch.tensor(SETTINGS[setting - 1]),
     }
 
 
@@ -100,16 +100,16 @@ def work(size: Size, mode: str, dtype: str) -> Work:
 
 
 VOC = (375, 500)
-THREE, ALL = (1, 3, *VOC, 0), (1, 21, *VOC, 0)
-IRN, DEEPLAB, COARSE = (1, 3, *VOC, 1), (1, 21, *VOC, 2), (1, 3, *VOC, 3)
+THREE, ALL = (1, 3, *VOC, 1), (1, 21, *VOC, 1)
+IRN, DEEPLAB, COARSE = (1, 3, *VOC, 2), (1, 21, *VOC, 3), (1, 3, *VOC, 4)
 _BOUNDS = ((THREE, 4.5), (ALL, 4.0), (IRN, 3.5), (DEEPLAB, 1.5))
 
 OPERATION = Operation(
     name="dense_crf",
-    what="mean field inference on permutohedral lattices, 10 iterations",
-    axes="NxLxHxWxSETTING (0 PSA and SEAM, 1 IRN, 2 DeepLab, 3 PSA at scale 12)",
+    what="mean field inference, 10 iterations; S is 1 for the setting of PSA and SEAM, 2 IRN, 3 DeepLab, 4 PSA at scale 12",
+    axes="NxLxHxWxS",
     sizes=(THREE, ALL, IRN, DEEPLAB, COARSE),
-    cuda_sizes=((1, 3, 448, 448, 0), (1, 21, 448, 448, 0), (8, 3, 448, 448, 0)),
+    cuda_sizes=((1, 3, 448, 448, 1), (1, 21, 448, 448, 1), (8, 3, 448, 448, 1)),
     inputs=inputs,
     exact=definition,
     contestants=(

@@ -71,7 +71,7 @@ def dense_crf(
     impl = _check.implementation("dense_crf", impl, source)
     energy = source.detach().to(torch.promote_types(source.dtype, torch.float32) if impl == "reference" else torch.float32)
     if probability is not None:
-        energy = -energy.clamp_min(1e-5).log()
+        energy = energy.clamp_min(1e-5).log_().neg_()  # in place: these are the largest arrays there are
     terms = _terms(source, gaussian, bilateral)
     if kernel == "exact" or impl == "reference":  # the CPU kernel looks for itself; on CUDA it would have to wait for the device
         _check_finite(name, energy)
@@ -120,6 +120,9 @@ def _terms(
         good = len(pair) == 2 and all(isinstance(s, (int, float)) and 0 < s < math.inf for s in sigmas)
         if not good:
             raise ValueError(_check.complaint("dense_crf", name, f"be {form} with finite sigmas above 0", repr(term)))
+        h, w = source.shape[2:]
+        if max(w / pair[0], h / pair[1], 255 / colour[0] if colour else 0) > 2**20:  # float32 could no longer part neighbours
+            raise ValueError(_check.complaint("dense_crf", name, "have sigmas above a millionth of the image", repr(term)))
         terms.append(((*map(float, pair), float(colour[0]) if colour else None), _compatibility(name, compat, source)))
     return terms
 
@@ -127,6 +130,11 @@ def _terms(
 def _compatibility(name: str, compat: Compatibility, source: Tensor) -> Tensor:
     labels = source.shape[1]
     matrix = torch.as_tensor(compat, dtype=torch.float32, device=source.device)
+    looked_at = (
+        matrix.device.type == "cpu" and not torch.compiler.is_compiling()
+    )  # elsewhere it would have to wait for the device
+    if looked_at and not bool(matrix.isfinite().all()):
+        raise ValueError(_check.complaint("dense_crf", name, "hold a finite compat", repr(compat)))
     if matrix.dim() == 0:
         matrix = matrix[None]
     elif tuple(matrix.shape) not in ((labels,), (labels, labels)):

@@ -7,6 +7,7 @@ contiguous) where pydensecrf gives a matrix object of its own, so both `np.array
 # ruff: noqa: N802, N803 (the names are pydensecrf's)
 from __future__ import annotations
 
+import logging
 from enum import IntEnum
 from typing import Any
 
@@ -17,6 +18,8 @@ import wsss_fast.ops  # noqa: F401 (defines torch.ops.wsss_fast.dense_crf)
 from wsss_fast.compat.pydensecrf import _arrays
 from wsss_fast.ops._check import complaint
 from wsss_fast.ops._reference.dense_crf import dense_crf as _reference
+
+logger = logging.getLogger("wsss_fast.compat")
 
 _KERNEL_DIMS, _KERNEL_TERMS = 6, 4  # kCrfMaxDims and kCrfMaxTerms of csrc/dense_crf/dense_crf.h
 _NEVER = np.float32(1e30)  # an infinite energy: e^-1e30 is 0 too, and 0 * 1e30 is not NaN
@@ -238,5 +241,8 @@ def _run(
 ) -> torch.Tensor:
     arguments = (unary, features, compats, normalisations, iterations, initial, message)
     if len(features) > _KERNEL_TERMS or any(feature.shape[1] > _KERNEL_DIMS for feature in features):
-        return _reference(*arguments)  # slower, and without these limits
+        logger.warning(
+            "DenseCRF: more than %d terms or %d dimensions: running the slower definition in PyTorch", _KERNEL_TERMS, _KERNEL_DIMS
+        )
+        return _reference(*arguments)
     return torch.ops.wsss_fast.dense_crf(*arguments, "cpu")
