@@ -137,7 +137,7 @@ FAULTS = (
         "csrc/common/threads.cpp",
         "current_pool = new Pool;\n            inside_a_task = false;",
         "inside_a_task = false;",
-        (f"{PCM}::test_data_loader_worker",),
+        ("tests/ops/test_pcm_operation.py::test_data_loader_worker",),
         impl=(),
     ),
     Fault(
