@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -99,3 +101,24 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def true_in_forked_child(check: Callable[[], bool]) -> bool:
+    """Whether `check` holds in a forked process. After a fork the child has none of the parent's threads: a pool that does not
+    notice waits for ever, so the child has 30 seconds."""
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=lambda: queue.put(check()))
+    child.start()
+    child.join(timeout=30)
+    alive = child.is_alive()
+    child.kill()
+    assert not alive, "the forked worker hangs"
+    return child.exitcode == 0 and queue.get()
+
+
+def same_from_many_threads(call: Callable[[], Tensor], times: int) -> bool:
+    """Whether `call` gives the same bits when eight threads call it at once."""
+    expected = call()
+    with ThreadPoolExecutor(8) as pool:
+        return all(pool.map(lambda _: torch.equal(call(), expected), range(times)))

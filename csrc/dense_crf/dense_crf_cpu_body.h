@@ -48,7 +48,7 @@ constexpr float kUnused = -1000.0f;
 // energies [kBlock][width] to probabilities [kBlock][width]. The exponentials of a whole block go in full vectors, whatever the
 // width.
 template <int kSlab>
-__attribute__((noinline)) void softmax(const float* energies, float* probabilities, int64_t width, int64_t labels) {
+void softmax(const float* energies, float* probabilities, int64_t width, int64_t labels) {
     for (int64_t i = 0; i < kBlock * width; i += kLanes<float>)
         *reinterpret_cast<Vec<float>*>(probabilities + i) = exponential(*reinterpret_cast<const Vec<float>*>(energies + i));
     float factor[kBlock];
@@ -141,7 +141,7 @@ void slice_all(const Image& g, const Term& term, int64_t first, int count, float
 }
 
 template <int kSlab>
-__attribute__((noinline)) void splat_all(const Image& g, Term& term, int64_t first, int count, const float* block) {
+void splat_all(const Image& g, Term& term, int64_t first, int count, const float* block) {
     for (int64_t slab = 0; slab < g.width; slab += kSlab) {
         WSSS_FOR_SIDES(splat, kSlab, term.lattice->sides(), *term.lattice, term.values.next + slab, first, count, g.width,
                        block + slab)
@@ -213,7 +213,7 @@ void mean_field(const Image& g, float* block, float* buffer) {
 }
 
 // start = -unary less its maximum: a softmax does not change, and exp stays in range. Unused columns: as good as impossible.
-inline __attribute__((noinline)) void load_unary(const Image& g) {
+inline void load_unary(const Image& g) {
     float check = 0;  // NaN as soon as an energy is NaN or infinite
     float best[kBlock], energy[kBlock];
     for (int64_t first = 0; first < g.pixels; first += kBlock) {

@@ -206,7 +206,7 @@ inline __attribute__((always_inline)) int64_t unsigned_index(int32_t vertex) {
 // Blurs values.next along every axis, new = old + (left + right) / 2, with values.now as the second buffer; the result is
 // values.now. For a slab of kWidth columns at a time, in rows of `width`.
 template <int kWidth>
-__attribute__((noinline)) void blur(const Lattice& lattice, int64_t width, VertexValues* values) {
+void blur(const Lattice& lattice, int64_t width, VertexValues* values) {
     const int64_t rows = lattice.rows(), length = row_length<kWidth>(width);
     for (int axis = 0; axis < lattice.sides(); ++axis) {
         const int32_t* neighbours = lattice.neighbours.data() + axis * 2 * rows;

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import threading
-
 import pytest
 import torch
 from dense_crf_cases import BOUND, furthest, inputs, wide
-from helpers import LAYOUTS, Implementation, threads
+from helpers import LAYOUTS, Implementation, same_from_many_threads, threads, true_in_forked_child
 from torch import Tensor
 
 from wsss_fast import ops
@@ -125,46 +122,19 @@ def test_autocast(kernel: Implementation) -> None:
 
 
 def test_data_loader_worker() -> None:
-    """After a fork the child has none of the parent's threads: a pool that does not notice waits for ever. `unary`, since
-    torch's own log of `probability` would wait so with more than the one thread that data loaders give their workers."""
+    """`unary` with two threads, `probability` with one: torch's own log of it would wait for the parent's threads."""
     probability, image = inputs(Implementation("cpu"), (2, 3, 40, 53))
     energy = -probability.log()
     with threads(2):
         expected = ops.dense_crf(unary=energy, image=image), ops.dense_crf(probability, image)
-        context = multiprocessing.get_context("fork")
-        queue = context.SimpleQueue()
-
-        def work() -> None:
-            with threads(2):
-                queue.put(torch.equal(ops.dense_crf(unary=energy, image=image), expected[0]))
-            with threads(1):
-                queue.put(torch.equal(ops.dense_crf(probability, image), expected[1]))
-
-        child = context.Process(target=work)
-        child.start()
-        child.join(timeout=30)
-        alive = child.is_alive()
-        child.kill()
-        assert not alive, "the forked worker hangs"
-        assert child.exitcode == 0 and queue.get() and queue.get()
+        assert true_in_forked_child(lambda: torch.equal(ops.dense_crf(unary=energy, image=image), expected[0]))
+        with threads(1):
+            assert true_in_forked_child(lambda: torch.equal(ops.dense_crf(probability, image), expected[1]))
 
 
 def test_called_from_many_threads() -> None:
     probability, image = inputs(Implementation("cpu"), (1, 3, 30, 31))
-    expected = ops.dense_crf(probability, image)
-    failures: list[int] = []
-
-    def work(index: int) -> None:
-        for _ in range(5):
-            if not torch.equal(ops.dense_crf(probability, image), expected):
-                failures.append(index)
-
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert not failures
+    assert same_from_many_threads(lambda: ops.dense_crf(probability, image), times=30)
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------------
