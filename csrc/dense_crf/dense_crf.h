@@ -11,6 +11,9 @@
 // A lattice of D-dimensional features has D + 1 vertices a pixel. It is built once a call and image; a term whose feature has
 // batch size 1 is built once for all images. Results are the same bits on every run and for every number of threads.
 //
+// Where 4 does not divide P, a lattice also has the D + 1 vertices of feature 0, since pydensecrf embeds four pixels at a time,
+// the missing ones as zeros. Nothing is splatted there, but the blur passes through them.
+//
 // Types: float32. Time O(iterations P L D), memory O(P (D + L)) an image in flight.
 #pragma once
 
@@ -36,6 +39,7 @@ struct CrfTerm {
 struct CrfShape {
     int64_t n, labels, h, w;
     int64_t pixels() const { return h * w; }
+    int64_t points() const { return (pixels() + 3) / 4 * 4; }  // pixels, and the zeros that are embedded with them
 };
 
 int64_t dense_crf_workspace_cpu(const CrfShape& shape, const std::vector<CrfTerm>& terms, const Context& context);

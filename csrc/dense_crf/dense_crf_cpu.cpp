@@ -81,8 +81,8 @@ std::vector<Worker> plan(const CrfShape& shape, const std::vector<CrfTerm>& term
     };
     const auto cut = [&](Term* term) {
         Lattice& lattice = term->own;
-        lattice.vertex = carver->take<int32_t>(pixels * lattice.sides());
-        lattice.weight = carver->take<float>(pixels * lattice.sides());
+        lattice.vertex = carver->take<int32_t>(shape.points() * lattice.sides());
+        lattice.weight = carver->take<float>(shape.points() * lattice.sides());
         if (term->normalisation == CrfNormalisation::kBefore) lattice.before = carver->take<float>(pixels);
         if (term->normalisation == CrfNormalisation::kAfter) lattice.after = carver->take<float>(pixels);
     };
@@ -120,14 +120,14 @@ void dense_crf_run_cpu(const View& unary, const std::vector<CrfTerm>& terms, int
 
     parallel_for(static_cast<int64_t>(common.size()), context.threads, [&](int64_t index, int) {
         const auto term = static_cast<size_t>(index);
-        if (shared(terms[term], shape)) WSSS_SIMD_CALL(prepare_lattice)(common[term], 0, pixels);
+        if (shared(terms[term], shape)) WSSS_SIMD_CALL(prepare_lattice)(common[term], 0, shape);
     });
     parallel_for(shape.n, static_cast<int>(workers.size()), [&](int64_t index, int number) {
         Worker& worker = workers[static_cast<size_t>(number)];
         for (size_t t = 0; t < terms.size(); ++t) {
             Term& term = worker.terms[t];
             term.lattice = shared(terms[t], shape) ? &common[t].own : &term.own;
-            if (term.lattice == &term.own) WSSS_SIMD_CALL(prepare_lattice)(term, index, pixels);
+            if (term.lattice == &term.own) WSSS_SIMD_CALL(prepare_lattice)(term, index, shape);
         }
         Image image;
         image.pixels = pixels;

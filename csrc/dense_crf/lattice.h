@@ -78,8 +78,8 @@ struct Lattice {
     int dims = 0;
     VertexTable table;
     std::vector<int32_t> neighbours;  // [dims + 1][vertices + 1][2]
-    int32_t* vertex = nullptr;        // [pixels][dims + 1], from the workspace
-    float* weight = nullptr;          // [pixels][dims + 1], from the workspace: barycentric, times the symmetric normalisation
+    int32_t* vertex = nullptr;        // [points][dims + 1], from the workspace
+    float* weight = nullptr;          // [points][dims + 1], from the workspace: barycentric, times the symmetric normalisation
     float* before = nullptr;          // [pixels] factors of other normalisations; null if none
     float* after = nullptr;
 

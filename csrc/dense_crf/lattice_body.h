@@ -81,9 +81,9 @@ struct Embedding {
     }
 };
 
-// Vertices and barycentric weights of all pixels, and the neighbours of all vertices.
+// Vertices and barycentric weights of all pixels and of the zeros behind them, and the neighbours of all vertices.
 template <int kDims>
-void build_lattice(Lattice& lattice, const float* feature, int64_t pixels) {
+void build_lattice(Lattice& lattice, const float* feature, int64_t pixels, int64_t points) {
     using V = Vec<float>;
     constexpr int kSide = kDims + 1;
     const uint64_t* const multiplier = VertexTable::kMultiplier;
@@ -98,14 +98,14 @@ void build_lattice(Lattice& lattice, const float* feature, int64_t pixels) {
     lattice.table.clear();
     Embedding<kDims> embedding{};
     V at[kDims];
-    for (int64_t first = 0; first < pixels; first += kLanes<float>) {
-        const int count = static_cast<int>(std::min<int64_t>(kLanes<float>, pixels - first));
+    for (int64_t first = 0; first < points; first += kLanes<float>) {
+        const int count = static_cast<int>(std::min<int64_t>(kLanes<float>, points - first));
         for (int i = 0; i < kDims; ++i) {
             const float* from = feature + i * pixels + first;
-            if (count == kLanes<float>)
+            if (first + kLanes<float> <= pixels)
                 at[i] = *reinterpret_cast<const V*>(from);
             else
-                for (int p = 0; p < kLanes<float>; ++p) at[i][p] = from[p < count ? p : 0];
+                for (int p = 0; p < kLanes<float>; ++p) at[i][p] = first + p < pixels ? from[p] : 0;
         }
         embedding.compute(at, scale);
         V sorted[kSide], weight[kSide];  // sorted[r]: offset of the axis of rank r
@@ -252,27 +252,28 @@ inline void normalise(Lattice& lattice, CrfNormalisation kind, VertexValues* val
     }
 }
 
-inline void prepare_lattice(Term& term, int64_t image, int64_t pixels) {
+inline void prepare_lattice(Term& term, int64_t image, const CrfShape& shape) {
+    const int64_t pixels = shape.pixels(), points = shape.points();
     const FlushDenormals flush;
     const float* feature = term.feature + image * term.feature_stride;
     switch (term.dims) {
         case 1:
-            build_lattice<1>(term.own, feature, pixels);
+            build_lattice<1>(term.own, feature, pixels, points);
             break;
         case 2:
-            build_lattice<2>(term.own, feature, pixels);
+            build_lattice<2>(term.own, feature, pixels, points);
             break;
         case 3:
-            build_lattice<3>(term.own, feature, pixels);
+            build_lattice<3>(term.own, feature, pixels, points);
             break;
         case 4:
-            build_lattice<4>(term.own, feature, pixels);
+            build_lattice<4>(term.own, feature, pixels, points);
             break;
         case 5:
-            build_lattice<5>(term.own, feature, pixels);
+            build_lattice<5>(term.own, feature, pixels, points);
             break;
         default:
-            build_lattice<6>(term.own, feature, pixels);
+            build_lattice<6>(term.own, feature, pixels, points);
             break;
     }
     normalise(term.own, term.normalisation, &term.values, pixels);

@@ -123,11 +123,15 @@ def lattice_filter(feature: Tensor, images: int) -> Filter:
 
 
 class Lattice:
-    """Pixels with features [D, P] on the permutohedral lattice: D + 1 vertices a pixel, in densecrf's embedding."""
+    """Pixels with features [D, P] on the permutohedral lattice: D + 1 vertices a pixel, in densecrf's embedding.
+
+    That embeds four pixels at a time, the missing ones of the last four as zeros: their vertices take part in the blur.
+    """
 
     def __init__(self, feature: Tensor) -> None:
         d, pixels = feature.shape
-        self.weight, key = embed(feature.float())  # [D+1, P] and [D+1, P, D]
+        points = torch.nn.functional.pad(feature.float(), (0, -pixels % 4))
+        weight, key = embed(points)  # [D+1, points] and [D+1, points, D]
         # one int64 a vertex: the coordinates as digits, with room for a neighbour on either side
         low = key.amin((0, 1)) - (d + 1)
         span = key.amax((0, 1)) + (d + 1) - low + 1
@@ -136,7 +140,7 @@ class Lattice:
         place = torch.ones_like(span)
         place[1:] = span[:-1].cumprod(0)
         code, vertex = torch.unique((key - low) @ place, return_inverse=True)  # sorted
-        self.vertex, self.count = vertex.view(d + 1, pixels), len(code)
+        self.weight, self.vertex, self.count = weight[:, :pixels], vertex.view(d + 1, -1)[:, :pixels], len(code)
         self.neighbours = []
         for axis in range(d + 1):  # a step along an axis: -1 in every coordinate, +D in its own; the last is not stored
             step = -place.sum() + ((d + 1) * place[axis] if axis < d else 0)
