@@ -20,8 +20,7 @@ THEIRS = SimpleNamespace(dcrf=pydensecrf.densecrf, utils=pydensecrf.utils)
 OURS = SimpleNamespace(dcrf=compat.densecrf, utils=compat.utils)
 
 
-def assert_same(ours: np.ndarray, theirs: np.ndarray, bound: float = 2e-4) -> None:
-    """The bound is for numbers of pixels that 4 divides: theirs fills up to one with points of feature 0, which changes a few."""
+def assert_same(ours: np.ndarray, theirs: np.ndarray, bound: float = 1e-4) -> None:
     assert ours.shape == theirs.shape and ours.dtype == theirs.dtype == np.float32
     assert np.abs(ours - theirs).max() <= bound
     assert (ours.argmax(0) == theirs.argmax(0)).mean() >= 0.999
@@ -166,7 +165,7 @@ def both(make):
     return make(OURS.dcrf, OURS.utils), make(THEIRS.dcrf, THEIRS.utils)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 8), (12, 1), (12, 17), (32, 32)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (1, 8), (12, 1), (11, 17), (32, 32), (29, 31)], ids=str)
 @pytest.mark.parametrize("labels", [1, 2, 5, 9])
 def test_sizes_and_label_counts(size, labels: int) -> None:
     (h, w), probability = size, maps(labels, *size, 0)
@@ -183,8 +182,9 @@ def test_sizes_and_label_counts(size, labels: int) -> None:
 
 @pytest.mark.parametrize("normalization", range(4))
 @pytest.mark.parametrize("kind", ["number", "vector", "matrix"])
-def test_normalisations_compatibilities_steps_and_divergence(normalization: int, kind: str) -> None:
-    h, w = 24, 19
+@pytest.mark.parametrize("sxy", [3, (1 / 3, 0.2)], ids=str)
+def test_normalisations_compatibilities_steps_and_divergence(normalization: int, kind: str, sxy) -> None:
+    h, w = 23, 19
     random = np.random.default_rng(3)
     vector, matrix = random.uniform(-2, 2, 3).astype(np.float32), random.uniform(-2, 2, (3, 3)).astype(np.float32)
     cost = {"number": 0.7, "vector": vector, "matrix": matrix}[kind]
@@ -192,7 +192,7 @@ def test_normalisations_compatibilities_steps_and_divergence(normalization: int,
     def run(dcrf, utils):
         crf = dcrf.DenseCRF2D(w, h, 3)
         crf.setUnaryEnergy(utils.unary_from_softmax(maps(3, h, w, 0)))
-        crf.addPairwiseGaussian(3, cost, normalization=normalization)
+        crf.addPairwiseGaussian(sxy, cost, normalization=normalization)
         crf.addPairwiseBilateral(30, 13, photo("coffee", h, w), cost, dcrf.CONST_KERNEL, normalization)
         q, tmp1, tmp2 = crf.startInference()
         divergences = [crf.klDivergence(q)]
@@ -222,12 +222,13 @@ def test_divergence_falls() -> None:
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3, 4, 5, 6, 7, 9])
-def test_features_of_any_dimension(dims: int) -> None:
-    features = np.random.default_rng(dims).normal(0, 2, (dims, 152)).astype(np.float32)
-    energy = np.random.default_rng(0).uniform(0, 3, (4, 152)).astype(np.float32)
+@pytest.mark.parametrize("count", [152, 149])
+def test_features_of_any_dimension(dims: int, count: int) -> None:
+    features = np.random.default_rng(dims).normal(0, 2, (dims, count)).astype(np.float32)
+    energy = np.random.default_rng(0).uniform(0, 3, (4, count)).astype(np.float32)
 
     def run(dcrf, _):
-        crf = dcrf.DenseCRF(152, 4)
+        crf = dcrf.DenseCRF(count, 4)
         crf.setUnaryEnergy(energy.copy())
         crf.addPairwiseEnergy(features.copy(), 4)
         return np.array(crf.inference(5))

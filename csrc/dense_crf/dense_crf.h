@@ -14,6 +14,9 @@
 // Where 4 does not divide P, a lattice also has the D + 1 vertices of feature 0, since pydensecrf embeds four pixels at a time,
 // the missing ones as zeros. Nothing is splatted there, but the blur passes through them.
 //
+// A term whose feature has no dimensions joins no two pixels: K is the identity, under every normalisation, and there is no
+// lattice. (So it is with positions in units of 1 / 3 pixel or less: see pixels_apart in ops/dense_crf.py.)
+//
 // Types: float32. Time O(iterations P L D), memory O(P (D + L)) an image in flight.
 #pragma once
 
@@ -31,7 +34,7 @@ constexpr int kCrfMaxTerms = 4;
 enum class CrfNormalisation : int { kNone = 0, kBefore = 1, kAfter = 2, kSymmetric = 3 };
 
 struct CrfTerm {
-    View feature;  // [N or 1, D, H, W], contiguous float32: coordinates divided by their standard deviations, D from 1 to 6
+    View feature;  // [N or 1, D, H, W], contiguous float32: coordinates divided by their standard deviations, D from 0 to 6
     View compat;   // [1], [L] or [L, L], contiguous float32, symmetric
     CrfNormalisation normalisation = CrfNormalisation::kSymmetric;
 };
@@ -62,8 +65,8 @@ inline CrfShape check_dense_crf_inputs(const View& unary, const std::vector<CrfT
         check_shape("dense_crf", "feature", term.feature, {-1, -1, shape.h, shape.w}, "[N or 1, D, H, W]");
         if (term.feature.size[0] != shape.n && term.feature.size[0] != 1)
             fail("dense_crf", "feature", "have a batch size of 1 or " + std::to_string(shape.n), term.feature.shape());
-        if (term.feature.size[1] < 1 || term.feature.size[1] > kCrfMaxDims)
-            fail("dense_crf", "feature", "have 1 to " + std::to_string(kCrfMaxDims) + " dimensions", term.feature.shape());
+        if (term.feature.size[1] > kCrfMaxDims)
+            fail("dense_crf", "feature", "have at most " + std::to_string(kCrfMaxDims) + " dimensions", term.feature.shape());
         check_dtype("dense_crf", "feature", term.feature, {DType::kFloat32});
         check_contiguous("dense_crf", "feature", term.feature);
         check_device("dense_crf", "feature", term.feature, context);

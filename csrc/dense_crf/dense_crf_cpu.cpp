@@ -77,10 +77,12 @@ std::vector<Worker> plan(const CrfShape& shape, const std::vector<CrfTerm>& term
                     : from.compat.numel() == 1 ? Term::Kind::kNumber
                                                : Term::Kind::kVector;
         term.own.dims = term.dims;
+        term.own.pixels = pixels;
         return term;
     };
     const auto cut = [&](Term* term) {
         Lattice& lattice = term->own;
+        if (term->dims == 0) return;
         lattice.vertex = carver->take<int32_t>(shape.points() * lattice.sides());
         lattice.weight = carver->take<float>(shape.points() * lattice.sides());
         if (term->normalisation == CrfNormalisation::kBefore) lattice.before = carver->take<float>(pixels);

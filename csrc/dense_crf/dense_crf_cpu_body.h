@@ -74,7 +74,8 @@ void softmax(const float* energies, float* probabilities, int64_t width, int64_t
         }
 }
 
-// block[p] = from[p] + factor * (slice of the lattice at pixel first + p), for kSlab columns; `from` may be `block`
+// block[p] = from[p] + factor * (slice of the lattice at pixel first + p), for kSlab columns; `from` may be `block`.
+// One side: a pixel's row is its own.
 template <int kSlab, int kSides>
 void slice(const Lattice& lattice, const float* values, int64_t first, int count, int64_t width, float factor, const float* from,
            float* block) {
@@ -83,8 +84,12 @@ void slice(const Lattice& lattice, const float* values, int64_t first, int count
         const int32_t* vertex = lattice.vertex + (first + p) * kSides;
         const float* weight = lattice.weight + (first + p) * kSides;
         Row<kSlab> message, row;
-        message.zero();
-        for (int r = 0; r < kSides; ++r) message.add_scaled(values + unsigned_index(vertex[r]) * length, weight[r]);
+        if constexpr (kSides == 1) {
+            message.load(values + (first + p) * length);
+        } else {
+            message.zero();
+            for (int r = 0; r < kSides; ++r) message.add_scaled(values + unsigned_index(vertex[r]) * length, weight[r]);
+        }
         row.load(from + p * length);
         row.add_scaled(message, lattice.after ? factor * lattice.after[first + p] : factor);
         row.store(block + p * length);
@@ -99,6 +104,10 @@ void splat(const Lattice& lattice, float* values, int64_t first, int count, int6
         const float* weight = lattice.weight + (first + p) * kSides;
         Row<kSlab> row, sum;
         row.load(block + p * length);
+        if constexpr (kSides == 1) {
+            row.store(values + (first + p) * length);
+            continue;
+        }
         if (lattice.before) row.scale(lattice.before[first + p]);
         for (int r = 0; r < kSides; ++r) {
             float* to = values + unsigned_index(vertex[r]) * length;
@@ -112,6 +121,9 @@ void splat(const Lattice& lattice, float* values, int64_t first, int count, int6
 // Calls FUNCTION<slab, sides>(…) with the number of sides of a lattice as a constant.
 #define WSSS_FOR_SIDES(FUNCTION, slab, sides, ...) \
     switch (sides) {                               \
+        case 1:                                    \
+            FUNCTION<slab, 1>(__VA_ARGS__);        \
+            break;                                 \
         case 2:                                    \
             FUNCTION<slab, 2>(__VA_ARGS__);        \
             break;                                 \
@@ -178,7 +190,8 @@ void mean_field(const Image& g, float* block, float* buffer) {
         const bool first_pass = pass == 0, last_pass = pass == passes;
         if (!last_pass)
             for (Term& term : terms)
-                std::memset(term.values.next, 0, sizeof(float) * static_cast<size_t>(term.lattice->rows() * g.width));
+                if (term.dims > 0)
+                    std::memset(term.values.next, 0, sizeof(float) * static_cast<size_t>(term.lattice->rows() * g.width));
         for (int64_t first = 0; first < g.pixels; first += kBlock) {
             const int count = static_cast<int>(std::min<int64_t>(kBlock, g.pixels - first));
             float* result = buffer;  // Q of the block; in the last pass of a message, the message
@@ -208,7 +221,8 @@ void mean_field(const Image& g, float* block, float* buffer) {
                     for (int p = 0; p < count; ++p) g.out[l * g.pixels + first + p] = result[p * g.width + l];
         }
         if (!last_pass)
-            for (Term& term : terms) blur<kSlab>(*term.lattice, g.width, &term.values);
+            for (Term& term : terms)
+                if (term.dims > 0) blur<kSlab>(*term.lattice, g.width, &term.values);
     }
 }
 
@@ -243,7 +257,7 @@ inline void load_unary(const Image& g) {
 inline void infer(const Image& g) {
     const FlushDenormals flush;
     load_unary(g);
-    for (Term& term : *g.terms) term.values.resize(term.lattice->rows(), g.width);
+    for (Term& term : *g.terms) term.values.resize(term.lattice->rows(), g.width, term.dims == 0);
     std::vector<float> scratch(static_cast<size_t>(2 * kBlock * g.width));  // zeros: the last block may be short
     float *block = scratch.data(), *buffer = block + kBlock * g.width;
     switch (g.width) {

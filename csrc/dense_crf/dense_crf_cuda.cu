@@ -5,6 +5,7 @@
 //     field:     for every iteration, per 16 x 16 tile: slice all terms, add the unary, softmax, and sum the new Q over the runs
 //     of
 //                the tile, all without Q leaving the block; then add up the runs of each vertex; then blur, two axes a phase.
+// Terms without dimensions read the Q that the tile had one step before.
 // An iteration at D = 5 is five phases, and takes labels in chunks of 4: 3 labels cost 4, 21 cost 24.
 //
 // Types: float32. Memory: see lattice_plan.cuh. Deterministic: every sum has a fixed order, whatever the number of blocks.
@@ -66,7 +67,7 @@ struct Field {
     Lattices lattices;
     const float *unary, *initial;  // [images][labels][H][W]; initial may be null
     float* out;
-    float4 *logits, *first, *second, *tile_rows, *filtered;
+    float4 *logits, *kept, *first, *second, *tile_rows, *filtered;
     int images, labels, chunks, steps;
     bool message;
 };
@@ -90,17 +91,15 @@ __device__ __forceinline__ float4 coefficients(const Field& f, const Term& term,
     return make_float4(label(0), label(1), label(2), label(3));
 }
 
-// One image's rows of a term, at one chunk.
-__device__ __forceinline__ const float4* image_rows(const Field& f, const float4* values, int k, int64_t image, int chunks) {
-    const Term& term = f.lattices.term[k];
-    const int64_t before = term.shared ? image * f.lattices.counts[2 * k] : 0;
-    return values + (term.first_row + before) * chunks;
-}
-
-__device__ __forceinline__ float4 slice_pixel(const Field& f, const float4* rows, int k, int64_t image, int rank, int chunks) {
-    const Term& term = f.lattices.term[k];
-    const int64_t entry = term.first_entry + ((term.shared ? 0 : image) * f.lattices.pixels + rank) * term.sides;
-    return slice(term.sides, rows, f.lattices.vertex + entry, f.lattices.weight + entry, chunks);
+// One chunk of K Q at a pixel, K being that of term k.
+__device__ __forceinline__ float4 filtered_pixel(const Field& f, const float4* values, int k, int64_t image, int rank, int chunk,
+                                                 int chunks) {
+    const Lattices& g = f.lattices;
+    const Term& term = g.term[k];
+    if (term.dims == 0) return f.kept[(image * g.pixels + rank) * chunks + chunk];
+    const int64_t copy = term.shared ? image * g.counts[2 * k] : 0;
+    const int64_t entry = term.first_entry + ((term.shared ? 0 : image) * g.pixels + rank) * term.sides;
+    return slice(term.sides, values + (term.first_row + copy) * chunks + chunk, g.vertex + entry, g.weight + entry, chunks);
 }
 
 // rows -= M (K Q) for the terms with a matrix: a pixel's filtered labels meet in the block's part of `filtered`.
@@ -113,8 +112,7 @@ __device__ __forceinline__ void add_matrix_terms(const Field& f, const float4* v
         if (!term.matrix) continue;
         for (int i = threadIdx.x; i < items; i += kFieldThreads) {
             const int pixel = i / chunks, chunk = i - pixel * chunks;
-            filtered[pixel * stride + chunk] =
-                slice_pixel(f, image_rows(f, values, k, image, chunks) + chunk, k, image, tile.first + pixel, chunks);
+            filtered[pixel * stride + chunk] = filtered_pixel(f, values, k, image, tile.first + pixel, chunk, chunks);
         }
         __syncthreads();
         const float scale = lattice_scale(term.dims);
@@ -191,8 +189,7 @@ __device__ __forceinline__ void step_of_tile(const Field& f, int step, int64_t i
                 value = f.logits[row];
             for (int k = 0; k < g.terms; ++k) {
                 if (g.term[k].matrix) continue;
-                const float4 filtered =
-                    slice_pixel(f, image_rows(f, values, k, image, chunks) + chunk, k, image, tile.first + pixel, chunks);
+                const float4 filtered = filtered_pixel(f, values, k, image, tile.first + pixel, chunk, chunks);
                 const float4 factor = coefficients(f, g.term[k], chunk);
                 value = make_float4(value.x + factor.x * filtered.x, value.y + factor.y * filtered.y,
                                     value.z + factor.z * filtered.z, value.w + factor.w * filtered.w);
@@ -214,7 +211,13 @@ __device__ __forceinline__ void step_of_tile(const Field& f, int step, int64_t i
             for (int label = 0; label < f.labels; ++label)
                 out[label * g.pixels + place_of_pixel(pixel)] = tile_values[pixel * stride * 4 + label];
     } else {
+        if (f.kept)
+            for (int i = threadIdx.x; i < pixels * chunks; i += kFieldThreads) {
+                const int pixel = i / chunks, chunk = i - pixel * chunks;
+                f.kept[(image * g.pixels + tile.first) * chunks + i] = rows[pixel * stride + chunk];
+            }
         for (int k = 0; k < g.terms; ++k) {
+            if (g.term[k].dims == 0) continue;
             const bool shared = g.term[k].shared;
             splat_tile<float4, kChunks>(g, k, shared ? 0 : image, tile_index, shared ? image : 0, chunks, sums,
                                         [&](int pixel, int chunk) { return rows[pixel * stride + chunk]; });
@@ -301,7 +304,7 @@ void run_field(const Plan& plan, Field field, cudaStream_t stream) {
 void normalise(const Plan& plan, cudaStream_t stream) {
     bool wanted = false;
     for (int k = 0; k < plan.lattices.terms; ++k)
-        wanted = wanted || plan.lattices.term[k].normalisation != CrfNormalisation::kNone;
+        wanted = wanted || (plan.lattices.term[k].dims > 0 && plan.lattices.term[k].normalisation != CrfNormalisation::kNone);
     if (!wanted) return;
     launch_cooperative("dense_crf", dense_crf_normalise_kernel,
                        cooperative_grid(dense_crf_normalise_kernel, plan.lattices.all_tiles), dim3(kFieldThreads), 0, stream,
@@ -347,6 +350,7 @@ void dense_crf_run_cuda(const View& unary, const std::vector<CrfTerm>& terms, in
         field.initial = initial ? initial.as<float>() + before : nullptr;
         field.out = out.as<float>() + before;
         field.logits = plan.logits;
+        field.kept = plan.kept;
         field.first = plan.first;
         field.second = plan.second;
         field.tile_rows = plan.tile_rows;

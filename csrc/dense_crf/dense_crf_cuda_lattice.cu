@@ -23,7 +23,8 @@ struct EmbedScale {
     }
 };
 
-// A block is a tile of one image.
+// A block is a tile of one image. The last tile has as many pixels as the image, modulo 4: where there is a point of feature 0,
+// it leaves a thread for it.
 template <int kDims>
 __global__ void __launch_bounds__(kTilePixels)
     dense_crf_embed_kernel(Lattices g, BuildSpace space, int k, EmbedScale<kDims> scale) {
@@ -31,16 +32,18 @@ __global__ void __launch_bounds__(kTilePixels)
     constexpr float kOver = 1.0f / kSides;
     const Term& term = g.term[k];
     const int64_t image = blockIdx.x / g.tiles.count;
-    const Tile tile = g.tiles.at(static_cast<int>(blockIdx.x % g.tiles.count));
+    const int tile_index = static_cast<int>(blockIdx.x % g.tiles.count);
+    const Tile tile = g.tiles.at(tile_index);
     const int local = threadIdx.x;
-    if (local >= tile.pixels()) return;
+    const bool pixel = local < tile.pixels();
+    if (!pixel && !(g.zeros > 0 && tile_index == g.tiles.count - 1 && local == tile.pixels())) return;
     const int y = tile.y + local / tile.width, x = tile.x + local % tile.width;
     const float* const feature = term.feature + image * kDims * g.pixels + static_cast<int64_t>(y) * g.tiles.width + x;
 
     float elevated[kSides], sum = 0.0f;
 #pragma unroll
     for (int j = kDims; j > 0; --j) {
-        const float c = __fmul_rn(feature[(j - 1) * g.pixels], scale.axis[j - 1]);
+        const float c = __fmul_rn(pixel ? feature[(j - 1) * g.pixels] : 0.0f, scale.axis[j - 1]);
         elevated[j] = __fsub_rn(sum, __fmul_rn(c, static_cast<float>(j)));
         sum = __fadd_rn(sum, c);
     }
@@ -84,7 +87,7 @@ __global__ void __launch_bounds__(kTilePixels)
     uint64_t base = static_cast<uint64_t>(image) * kImageStep;
 #pragma unroll
     for (int i = 0; i < kDims; ++i) base += static_cast<uint64_t>(static_cast<int64_t>(cell[i])) * axis_step(i, kDims);
-    const int64_t first = g.tile_entry(k, image, tile) + local * kSides;
+    const int64_t first = pixel ? g.tile_entry(k, image, tile) + local * kSides : g.zero_entry(k, image);
 #pragma unroll
     for (int r = 0; r < kSides; ++r) {
         uint64_t hash = base + static_cast<uint64_t>(r) * ones_step(kDims);
@@ -156,11 +159,10 @@ __global__ void __launch_bounds__(kBuildThreads) dense_crf_heads_kernel(Lattices
     const int64_t i = blockIdx.x * int64_t{kBuildThreads} + threadIdx.x;
     if (i >= g.entries) return;
     const bool vertex = i == 0 || space.sorted_keys[i] != space.sorted_keys[i - 1];
-    bool run = vertex;
-    if (!vertex) {
-        const int k = term_of_entry(g, i);
+    const int k = term_of_entry(g, i);
+    bool run = g.of_pixel(k, space.sorted_order[i]);  // the last of its vertex if not: the sort is stable
+    if (run && !vertex)
         run = tile_of_entry(g, k, space.sorted_order[i]).tile != tile_of_entry(g, k, space.sorted_order[i - 1]).tile;
-    }
     space.heads[i] = int64_t{vertex} << 32 | int64_t{run};
 }
 
@@ -174,7 +176,7 @@ __global__ void __launch_bounds__(kBuildThreads) dense_crf_number_kernel(Lattice
     const int64_t here = sum(i), before = sum(i - 1), base = sum(term.first_entry - 1);
     const auto vertices = [&](int64_t s) { return static_cast<uint32_t>((s >> 32) - (base >> 32)); };
     const auto runs = [&](int64_t s) { return static_cast<uint32_t>(s) - static_cast<uint32_t>(base); };
-    const uint32_t vertex = vertices(here) - 1, run = runs(here) - 1;
+    const uint32_t vertex = vertices(here) - 1, run = runs(before);  // of a head
     g.vertex[space.sorted_order[i]] = vertex;
     if (static_cast<uint32_t>(here) != static_cast<uint32_t>(before)) space.run_start[term.first_entry + k + run] = i;
     if (here >> 32 != before >> 32) {
@@ -225,7 +227,9 @@ __global__ void __launch_bounds__(kBuildThreads) dense_crf_runs_kernel(Lattices 
     const uint32_t runs = g.counts[2 * k + 1];
     const uint32_t* const starts = space.run_start + term.first_entry + k;
     for (uint32_t run = blockIdx.x * kBuildThreads + threadIdx.x; run < runs; run += gridDim.x * kBuildThreads) {
-        const uint32_t start = starts[run], length = starts[run + 1] - start;
+        const uint32_t start = starts[run];
+        uint32_t length = starts[run + 1] - start;
+        while (!g.of_pixel(k, space.sorted_order[start + length - 1])) --length;
         const EntryTile home = tile_of_entry(g, k, space.sorted_order[start]);
         const int64_t first = g.tile_entry(k, home.image, g.tiles.at(home.tile));
         const uint32_t taken =
@@ -262,12 +266,14 @@ void launch_embed(const Lattices& g, const BuildSpace& space, int k, cudaStream_
 
 void build_lattices(const Lattices& g, const BuildSpace& b, cudaStream_t stream) {
     constexpr const char* kOp = "dense_crf";
+    fill_bytes(kOp, g.counts, 0, 2 * kCrfMaxTerms * sizeof(uint32_t), stream);
     if (g.entries == 0) return;
     using Launch = void (*)(const Lattices&, const BuildSpace&, int, cudaStream_t);
     constexpr Launch kEmbed[] = {launch_embed<1>, launch_embed<2>, launch_embed<3>,
                                  launch_embed<4>, launch_embed<5>, launch_embed<6>};
     int64_t most_entries = 0;
     for (int k = 0; k < g.terms; ++k) {
+        if (g.term[k].dims == 0) continue;
         kEmbed[g.term[k].dims - 1](g, b, k, stream);
         most_entries = std::max(most_entries, g.term[k].entries);
     }

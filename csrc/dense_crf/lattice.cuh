@@ -18,6 +18,9 @@
 //
 // Rounding: products and sums of the embedding stay apart (no fused multiply-add), so that vertices fall where densecrf puts
 // them. NaN or huge features give NaN or meaningless results, never an access outside the arrays.
+// Where 4 does not divide the pixels, each lattice has one more point, of feature 0 (dense_crf.h). Its D + 1 entries stand behind
+// those of the pixels of all images; they are in no tile and no run, so that a vertex of theirs alone has no runs.
+// A term without dimensions has no images, no entries and no vertices here.
 // Memory: 60 to 150 bytes an entry, sized from the shapes alone; the number of vertices stays on the device.
 #pragma once
 
@@ -84,6 +87,7 @@ struct Term {
 struct Lattices {
     Tiles tiles;
     int64_t pixels, entries, all_tiles, all_neighbours, all_rows;
+    int zeros;  // points of feature 0 a lattice: 1 or 0
     int terms;
     Term term[kCrfMaxTerms];
 
@@ -101,6 +105,10 @@ struct Lattices {
     __device__ __forceinline__ int64_t tile_entry(int k, int64_t image, const Tile& tile) const {
         return term[k].first_entry + (image * pixels + tile.first) * term[k].sides;
     }
+    __device__ __forceinline__ int64_t zero_entry(int k, int64_t image) const {
+        return term[k].first_entry + (term[k].images * pixels + image) * term[k].sides;
+    }
+    __device__ __forceinline__ bool of_pixel(int k, int64_t entry) const { return entry < zero_entry(k, 0); }
 };
 
 // What only the build needs; it lies where the values of the mean field will be.

@@ -74,8 +74,10 @@ private:
     std::vector<int32_t> slots_;
 };
 
+// Without dimensions: each pixel is a vertex of its own, and nothing is stored.
 struct Lattice {
     int dims = 0;
+    int64_t pixels = 0;
     VertexTable table;
     std::vector<int32_t> neighbours;  // [dims + 1][vertices + 1][2]
     int32_t* vertex = nullptr;        // [points][dims + 1], from the workspace
@@ -84,22 +86,23 @@ struct Lattice {
     float* after = nullptr;
 
     int sides() const { return dims + 1; }
-    int64_t rows() const { return table.size() + 1; }  // row 0 holds zeros
-    float alpha() const { return 1.0f / (1.0f + 1.0f / static_cast<float>(1 << dims)); }
+    int64_t rows() const { return dims == 0 ? pixels : table.size() + 1; }  // row 0 of a table holds zeros
+    float alpha() const { return dims == 0 ? 1.0f : 1.0f / (1.0f + 1.0f / static_cast<float>(1 << dims)); }
 };
 
-// Class values of the vertices, [rows][width]: `now` is read by the slice, `next` takes the splat.
+// Class values of the vertices, [rows][width]: `now` is read by the slice, `next` takes the splat; where each pixel reads its own
+// row before it writes it, they are one.
 struct VertexValues {
     std::vector<float> storage;
     float* now = nullptr;
     float* next = nullptr;
 
-    void resize(int64_t rows, int64_t width) {
-        const size_t half = static_cast<size_t>(rows * width + 15) / 16 * 16;
-        if (storage.size() < 2 * half + 16) storage.resize(2 * half + 16);
+    void resize(int64_t rows, int64_t width, bool in_place) {
+        const size_t size = static_cast<size_t>(rows * width + 15) / 16 * 16, second = in_place ? 0 : size;
+        if (storage.size() < size + second + 16) storage.resize(size + second + 16);
         const auto address = reinterpret_cast<uintptr_t>(storage.data());
         now = storage.data() + (64 - address % 64) % 64 / sizeof(float);
-        next = now + half;
+        next = now + second;
     }
 };
 

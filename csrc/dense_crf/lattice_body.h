@@ -97,7 +97,7 @@ void build_lattice(Lattice& lattice, const float* feature, int64_t pixels, int64
     int32_t last_vertex[kSide] = {};  // neighbouring pixels mostly share their vertices: the table is asked only on a change
     lattice.table.clear();
     Embedding<kDims> embedding{};
-    V at[kDims];
+    V at[kDims] = {};
     for (int64_t first = 0; first < points; first += kLanes<float>) {
         const int count = static_cast<int>(std::min<int64_t>(kLanes<float>, points - first));
         for (int i = 0; i < kDims; ++i) {
@@ -234,7 +234,7 @@ inline void normalise(Lattice& lattice, CrfNormalisation kind, VertexValues* val
     constexpr int kWidth = 4;
     const int sides = lattice.sides();
     const int64_t rows = lattice.rows();
-    values->resize(rows, kWidth);
+    values->resize(rows, kWidth, false);
     std::memset(values->next, 0, sizeof(float) * static_cast<size_t>(kWidth * rows));
     for (int64_t entry = 0; entry < pixels * sides; ++entry)
         values->next[lattice.vertex[entry] * kWidth] += lattice.weight[entry];
@@ -257,6 +257,8 @@ inline void prepare_lattice(Term& term, int64_t image, const CrfShape& shape) {
     const FlushDenormals flush;
     const float* feature = term.feature + image * term.feature_stride;
     switch (term.dims) {
+        case 0:
+            return;
         case 1:
             build_lattice<1>(term.own, feature, pixels, points);
             break;

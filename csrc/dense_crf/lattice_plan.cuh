@@ -25,6 +25,7 @@ struct Plan {
     int64_t images = 0, chunks = 0;              // chunks: of 4 labels
     float4 *first = nullptr, *second = nullptr;  // [all_rows][chunks] each: values of vertices, sums of runs
     float4* logits = nullptr;                    // [images][pixels][chunks]
+    float4* kept = nullptr;                      // [images][pixels][chunks]: Q, for terms without dimensions
     float4* tile_rows = nullptr;                 // [kMaxFieldBlocks][kTilePixels][chunks | 1], for tiles beyond shared memory
     float4* filtered = nullptr;                  // the same for matrix compatibilities
     int64_t bytes = 0;
@@ -37,7 +38,7 @@ inline void add_term(Lattices& g, const CrfTerm& term, int64_t labels, int64_t i
     t.dims = static_cast<int>(term.feature.size[1]);
     t.sides = t.dims + 1;
     t.shared = term.feature.size[0] == 1;
-    t.images = t.shared ? 1 : static_cast<int>(images);
+    t.images = t.dims == 0 ? 0 : t.shared ? 1 : static_cast<int>(images);
     t.matrix = term.compat.ndim == 2;
     t.vector = !t.matrix && labels > 1 && term.compat.numel() == labels;
     t.normalisation = term.normalisation;
@@ -45,11 +46,11 @@ inline void add_term(Lattices& g, const CrfTerm& term, int64_t labels, int64_t i
     t.first_neighbour = g.all_neighbours;
     t.first_tile = g.all_tiles;
     t.first_row = g.all_rows;
-    t.entries = t.images * g.pixels * t.sides;
+    t.entries = t.images * (g.pixels + g.zeros) * t.sides;
     g.entries += t.entries;
     g.all_neighbours += t.entries * t.sides * 2;
     g.all_tiles += int64_t{t.images} * g.tiles.count;
-    g.all_rows += images * g.pixels * t.sides;
+    g.all_rows += t.dims == 0 ? 0 : images * (g.pixels + g.zeros) * t.sides;
 }
 
 // The plan for `images` images in the memory at `base`; with a null base, its size. `library`: ask for the need of the sort,
@@ -60,12 +61,14 @@ inline Plan make_plan(const CrfShape& shape, const std::vector<CrfTerm>& terms, 
     Lattices& g = plan.lattices;
     g.tiles = Tiles(shape.h, shape.w);
     g.pixels = shape.pixels();
+    g.zeros = shape.points() > shape.pixels();
     plan.images = images;
     plan.chunks = ceil_div(shape.labels, 4);
-    bool matrix = false;
+    bool matrix = false, identity = false;
     for (const CrfTerm& term : terms) {
         add_term(g, term, shape.labels, images);
         matrix = matrix || g.term[g.terms - 1].matrix;
+        identity = identity || g.term[g.terms - 1].dims == 0;
     }
     Carver carver(base);
     g.counts = carver.take<uint32_t>(2 * kCrfMaxTerms);
@@ -79,6 +82,7 @@ inline Plan make_plan(const CrfShape& shape, const std::vector<CrfTerm>& terms, 
     g.vertex_runs = carver.take<uint32_t>(g.entries + g.terms);
     g.neighbours = carver.take<uint32_t>(g.all_neighbours);
     plan.logits = carver.take<float4>(images * g.pixels * plan.chunks);
+    plan.kept = identity ? carver.take<float4>(images * g.pixels * plan.chunks) : nullptr;
     const int64_t scratch = std::min(images * g.tiles.count, kMaxFieldBlocks) * kTilePixels * (plan.chunks | 1);
     plan.tile_rows = carver.take<float4>(in_shared_memory ? 0 : scratch);
     plan.filtered = carver.take<float4>(matrix ? scratch : 0);

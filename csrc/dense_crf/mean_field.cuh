@@ -41,7 +41,7 @@ __device__ __forceinline__ float4 sum_of_lanes(const float4& a) {
 }
 
 __host__ __device__ __forceinline__ float lattice_scale(int dims) {  // "alpha" of densecrf
-    return 1.0f / (1.0f + 1.0f / static_cast<float>(1 << dims));
+    return dims == 0 ? 1.0f : 1.0f / (1.0f + 1.0f / static_cast<float>(1 << dims));
 }
 
 // sum of weight times row over the vertices of one pixel.

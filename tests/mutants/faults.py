@@ -235,6 +235,23 @@ FAULTS = (
         (f"{CRF_TESTS}::test_against_the_definition",),
     ),
     Fault(
+        "crf-no-zero-feature",
+        "lattices lack the vertices of feature 0",
+        LATTICE,
+        "first + p < pixels ? from[p] : 0;",
+        "first + p < pixels ? from[p] : from[0];",
+        (f"{CRF_TESTS}::test_pixels_that_4_does_not_divide",),
+    ),
+    Fault(
+        "crf-identity-too-early",
+        "positions in units of half a pixel count as apart",
+        "wsss_fast/ops/dense_crf.py",
+        "max(sigma_x, sigma_y) <= 1 / 3",
+        "max(sigma_x, sigma_y) <= 3 / 4",
+        (f"{CRF_TESTS}::test_pixels_that_4_does_not_divide",),
+        module="",
+    ),
+    Fault(
         "crf-compat-sign",
         "a vector compat is added instead of subtracted",
         CRF,

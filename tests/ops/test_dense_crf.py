@@ -92,13 +92,40 @@ def test_pydensecrf_on_photos(impl: Implementation, name: str) -> None:
         assert_same_as_published(impl, q[0], by_pydensecrf(energy, image, *SETTINGS[name]))
 
 
-@pytest.mark.parametrize(("kind", "h", "w"), [("coffee", 375, 500), ("chelsea", 149, 223), ("astronaut", 87, 117)])
+@pytest.mark.parametrize(("kind", "h", "w"), [("coffee", 375, 500), ("astronaut", 149, 223), ("chelsea", 101, 103)])
 def test_pydensecrf_on_other_sizes(kind: str, h: int, w: int) -> None:
     image, energy = photo(kind, h, w), -np.log(maps(6, h, w, 0))
-    for name in ("psa", "irn"):
+    for name in ("psa", "irn", "deeplab"):
         gaussian, bilateral = SETTINGS[name]
         q = ops.dense_crf(unary=torch.from_numpy(energy)[None], image=planar(image[None]), gaussian=gaussian, bilateral=bilateral)
         assert_same_as_published(Implementation("cpu"), q[0], by_pydensecrf(energy, image, gaussian, bilateral))
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (5, 7), (6, 9), (13, 17)])
+def test_pixels_that_4_does_not_divide(impl: Implementation, h: int, w: int) -> None:
+    """pydensecrf embeds four pixels at a time, the missing ones as zeros: their vertices take part in the blur."""
+    image, energy = photo("astronaut", h, w) // 3, -np.log(maps(4, h, w, 0))  # dark, so that pixels are near these vertices
+    given = {"unary": torch.from_numpy(energy)[None].to(impl.device), "image": planar(image[None]).to(impl.device)}
+    for gaussian, bilateral in (((3, 3), (20, 20, 10)), ((0.7, 3), (80 / 12, 13, 10))):
+        q = ops.dense_crf(**given, gaussian=gaussian, bilateral=bilateral, impl=impl.name)
+        assert_same_as_published(impl, q[0], by_pydensecrf(energy, image, gaussian, bilateral))
+
+
+def test_pixels_apart(impl: Implementation) -> None:
+    """Positions in units of 1/3 pixel or less: the lattice, which is then left out, would be the identity."""
+    h, w = 9, 14
+    y, x = torch.meshgrid(torch.arange(h).double(), torch.arange(w).double(), indexing="ij")
+    q = torch.rand((1, 2, h, w), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for sx, sy in ((1 / 3, 1 / 3), (0.25, 0.3), (1 / 3, 0.02)):
+        kernel = definition.lattice_filter(torch.stack((x / sx, y / sy))[None], 1)
+        for kind in (1, 2, 3):
+            assert (definition.normalised(kernel, torch.ones_like(q), kind)(q) - q).abs().max() < 1e-12
+        probability, image = inputs(impl, (2, 3, h, w))
+        settings = {"gaussian": ((sx, sy), 3), "bilateral": (20, 13, 10)}
+        got = ops.dense_crf(probability, image, **settings, impl=impl.name)
+        assert furthest(got, wide(probability, image, **settings)) < BOUND
+        energy, colours = -np.log(probability[1].cpu().numpy()), image[1].permute(1, 2, 0).cpu().numpy()
+        assert_same_as_published(impl, got[1], by_pydensecrf(energy, colours, *settings.values()))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +276,7 @@ def in_float64(unary, features, compats, normalisations, iterations, initial=Non
     return definition.dense_crf(unary, features, compats, normalisations, iterations, initial, message)
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("dims", [0, 1, 2, 3, 4, 5, 6])
 def test_dimensions_and_normalisations(impl: Implementation, dims: int) -> None:
     generator = torch.Generator().manual_seed(dims)
     unary = torch.rand((2, 3, 5, 6), generator=generator).mul(3).to(impl.device)
@@ -267,7 +294,7 @@ def test_dimensions_and_normalisations(impl: Implementation, dims: int) -> None:
 def test_number_of_terms(impl: Implementation, count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     unary = torch.rand((1, 3, 5, 7), generator=generator).to(impl.device)
-    features = [torch.randn((1, d, 5, 7), generator=generator).to(impl.device) for d in (2, 5, 2, 3)[:count]]
+    features = [torch.randn((1, d, 5, 7), generator=generator).to(impl.device) for d in (2, 5, 0, 3)[:count]]
     compats = [x.to(impl.device) for x in (torch.ones(1), torch.rand(3), torch.eye(3), torch.tensor([2.0]))][:count]
     terms = (features, compats, [3, 0, 1, 2][:count])
     assert furthest(operator(impl, unary, *terms, 4), in_float64(unary, *terms, 4)) < BOUND

@@ -230,7 +230,7 @@ def test_operator_refuses_what_does_not_fit() -> None:
     cases = [
         ((P, [torch.zeros(1, 2, 4, 6)], [compat], [3], 1), "'feature' must"),
         ((P, [torch.zeros(3, 2, 4, 5)], [compat], [3], 1), "'feature' must have a batch size of 1 or 2"),
-        ((P, [torch.zeros(1, 7, 4, 5)], [compat], [3], 1), "'feature' must have 1 to 6 dimensions"),
+        ((P, [torch.zeros(1, 7, 4, 5)], [compat], [3], 1), "'feature' must have at most 6 dimensions"),
         ((P, [feature], [torch.ones(2)], [3], 1), "'compat' must"),
         ((P, [feature] * 5, [compat] * 5, [3] * 5, 1), "'terms' must have at most 4"),
         ((P, [feature], [compat], [3], -1), "'iterations' must"),

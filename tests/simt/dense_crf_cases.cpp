@@ -28,16 +28,17 @@ struct PlainLattice {
     Values weight;
 
     PlainLattice(const float* feature, int d, int64_t p) : dims(d), pixels(p) {
+        if (d == 0) return;
         const int sides = d + 1;
         const float deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * sides), over = 1.0f / static_cast<float>(sides);
-        for (int64_t i = 0; i < p; ++i) {
+        for (int64_t i = 0; i < (p + 3) / 4 * 4; ++i) {
             std::vector<float> elevated(index(sides)), nearest(index(sides)), offset(index(sides));
             std::vector<int> rank(index(sides));
             volatile float sum = 0;  // volatile: every product and sum is rounded
             for (int j = d; j > 0; --j) {
                 const float scale =
                     static_cast<float>(1.0 / std::sqrt(static_cast<double>((j + 1) * j)) * static_cast<double>(deviation));
-                volatile float c = feature[(j - 1) * p + i] * scale, step = c * static_cast<float>(j);
+                volatile float c = i < p ? feature[(j - 1) * p + i] * scale : 0, step = c * static_cast<float>(j);
                 elevated[index(j)] = sum - step;
                 sum = sum + c;
             }
@@ -68,9 +69,10 @@ struct PlainLattice {
     }
 
     Values filter(const Values& in) const {  // of [pixels]
+        if (dims == 0) return in;
         const int sides = dims + 1;
         Values value(vertices.size()), out(index(pixels));
-        for (size_t e = 0; e < vertex.size(); ++e) value[vertex[e]] += weight[e] * in[e / index(sides)];
+        for (size_t e = 0; e < index(pixels * sides); ++e) value[vertex[e]] += weight[e] * in[e / index(sides)];
         for (int axis = 0; axis < sides; ++axis) {
             Values next = value;
             for (const auto& entry : vertices)
@@ -82,7 +84,7 @@ struct PlainLattice {
                 }
             value = next;
         }
-        for (size_t e = 0; e < vertex.size(); ++e) out[e / index(sides)] += weight[e] * value[vertex[e]];
+        for (size_t e = 0; e < index(pixels * sides); ++e) out[e / index(sides)] += weight[e] * value[vertex[e]];
         for (double& x : out) x /= 1 + std::pow(2.0, -dims);
         return out;
     }
@@ -218,6 +220,13 @@ WSSS_CASE(dense_crf_one_pixel) {
 }
 WSSS_CASE(dense_crf_two_images) {
     check_crf({2, 3, 5, 7}, {{2, true}, {5, false}});
+}
+WSSS_CASE(dense_crf_without_dimensions) {
+    check_crf({2, 3, 5, 7}, {{0, true}, {5, false}});
+    check_crf({1, 3, 17, 3}, {{2, false}, {0, false, Compat::kMatrix, kNo}, {0, true, Compat::kVector, kAfter}});
+    check_crf({2, 34, 2, 3}, {{2, true}, {0, false, Compat::kMatrix, kBefore}}, {2, true});
+    check_crf({3, 2, 3, 4}, {{0, true}});
+    check_crf({1, 2, 3, 3}, {{0, true}, {2, true}}, {0, false, true});
 }
 // Four tiles, three of them partial; vertices with runs in several tiles.
 WSSS_CASE(dense_crf_tiles) {

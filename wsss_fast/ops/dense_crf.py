@@ -147,10 +147,22 @@ def _compatibility(name: str, compat: Compatibility, source: Tensor) -> Tensor:
     return matrix.contiguous()
 
 
+def pixels_apart(sigma_x: float, sigma_y: float) -> bool:
+    """Whether the lattice of the positions joins no two pixels, so that its normalised kernel is the identity.
+
+    The edges of the 2-D lattice have length 1, in units of sigma: a pixel's three vertices are within 1 of it. Pixels 3 apart
+    have no common vertices, and neighbouring ones at most where both have weight 0.
+    """
+    return max(sigma_x, sigma_y) <= 1 / 3
+
+
 def _feature(image: Tensor, sigma: tuple[float, float, float | None]) -> Tensor:
-    """Coordinates over their deviations: [1, 2, H, W], one grid for all images, or [N, 5, H, W] with colours."""
+    """Coordinates over their deviations: [1, 2, H, W], one grid for all images, or [N, 5, H, W] with colours. Where they would
+    keep all pixels apart, none: [1, 0, H, W]."""
     n, _, h, w = image.shape
     sigma_x, sigma_y, sigma_colour = sigma
+    if sigma_colour is None and pixels_apart(sigma_x, sigma_y):
+        return torch.empty((1, 0, h, w), device=image.device)
     x = torch.arange(w, dtype=torch.float32, device=image.device) / sigma_x
     y = torch.arange(h, dtype=torch.float32, device=image.device) / sigma_y
     batch, dims = (1, 2) if sigma_colour is None else (n, 5)

@@ -18,6 +18,7 @@ import wsss_fast.ops  # noqa: F401 (defines torch.ops.wsss_fast.dense_crf)
 from wsss_fast.compat.pydensecrf import _arrays
 from wsss_fast.ops._check import complaint
 from wsss_fast.ops._reference.dense_crf import dense_crf as _reference
+from wsss_fast.ops.dense_crf import pixels_apart
 
 logger = logging.getLogger("wsss_fast.compat")
 
@@ -202,7 +203,10 @@ class DenseCRF2D(DenseCRF):
     ) -> None:
         """exp(-|p - p'|^2 / 2) of positions divided by `sxy`, a number or (sx, sy)."""
         op = self._op("addPairwiseGaussian")
-        self._add(op, self._position(op, sxy), compat, kernel, normalization)
+        position = self._position(op, sxy)
+        if normalization != NO_NORMALIZATION and pixels_apart(*_arrays.deviations(op, "sxy", sxy, 2)):
+            position = position[:0]  # without dimensions: no two pixels are joined
+        self._add(op, position, compat, kernel, normalization)
 
     def addPairwiseBilateral(
         self,

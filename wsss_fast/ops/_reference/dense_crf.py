@@ -13,6 +13,7 @@ Filter = Callable[[Tensor], Tensor]  # [N, L, H, W] -> [N, L, H, W], linear
 EXACT_PIXELS = 40_000  # 1.6e9 pairs, about 5 seconds, an iteration
 _REACH = 4.0  # standard deviations at which the separable Gaussian is cut: e^-8
 _BLOCK = 1 << 18  # elements of the kernel matrix held at once: what a cache holds
+_FACTOR = 0x1E3779B97F4A7C15
 _TOO_FAR = "dense_crf: 'features' must span fewer lattice cells, got coordinates too large. Hint: raise sigma"
 
 
@@ -26,6 +27,8 @@ def dense_crf(
     message: bool = False,
 ) -> Tensor:
     """unary [N,L,H,W], features [N or 1,D,H,W] (coordinates / sigma), compats [1], [L] or [L,L] -> Q [N,L,H,W].
+
+    D = 0: a term that joins no two pixels, its kernel is the identity.
 
     Normalisations: 0 none, 1 before, 2 after, 3 symmetric. Half types are computed in float32. `message=True` gives the sum of
     the messages of the first Q instead of iterating.
@@ -117,6 +120,8 @@ def normalised(kernel: Filter, ones: Tensor, kind: int) -> Filter:
 
 
 def lattice_filter(feature: Tensor, images: int) -> Filter:
+    if feature.shape[1] == 0:
+        return lambda q: q
     lattices = [Lattice(image.flatten(1)) for image in feature]
     chosen = lattices if len(lattices) == images else lattices * images
     return lambda q: torch.stack([one.filter(image.flatten(1)) for one, image in zip(chosen, q, strict=True)]).view_as(q)
@@ -132,14 +137,10 @@ class Lattice:
         d, pixels = feature.shape
         points = torch.nn.functional.pad(feature.float(), (0, -pixels % 4))
         weight, key = embed(points)  # [D+1, points] and [D+1, points, D]
-        # one int64 a vertex: the coordinates as digits, with room for a neighbour on either side
-        low = key.amin((0, 1)) - (d + 1)
-        span = key.amax((0, 1)) + (d + 1) - low + 1
-        if math.prod(span.tolist()) >= 2**63:
-            raise ValueError(_TOO_FAR)
-        place = torch.ones_like(span)
-        place[1:] = span[:-1].cumprod(0)
-        code, vertex = torch.unique((key - low) @ place, return_inverse=True)  # sorted
+        # one int64 a vertex: the sum of its coordinates times powers of _FACTOR, modulo 2^64. Equal for two of M vertices with
+        # probability below M^2 / 2^64
+        place = torch.full((d,), _FACTOR, device=key.device).cumprod(0)
+        code, vertex = torch.unique((key * place).sum(-1), return_inverse=True)  # sorted
         self.weight, self.vertex, self.count = weight[:, :pixels], vertex.view(d + 1, -1)[:, :pixels], len(code)
         self.neighbours = []
         for axis in range(d + 1):  # a step along an axis: -1 in every coordinate, +D in its own; the last is not stored
