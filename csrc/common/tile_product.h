@@ -29,13 +29,15 @@ enum class Finish {
     kMask,   // C = product where C is not zero (NaN counts as not zero), else 0
 };
 
+// Through memcpy: as a template argument a vector type loses the attribute that lets it lie at any address.
 template <Finish kFinish, class V, class T>
 inline __attribute__((always_inline)) void finish(T* to, V value) {
-    V* c = reinterpret_cast<V*>(to);
-    if constexpr (kFinish == Finish::kStore) *c = value;
-    if constexpr (kFinish == Finish::kRelu) *c = value <= 0 ? V{} : value;
-    if constexpr (kFinish == Finish::kAdd) *c += value;
-    if constexpr (kFinish == Finish::kMask) *c = *c == 0 ? V{} : value;
+    V before;
+    if constexpr (kFinish == Finish::kAdd || kFinish == Finish::kMask) __builtin_memcpy(&before, to, sizeof(V));
+    if constexpr (kFinish == Finish::kRelu) value = value <= 0 ? V{} : value;
+    if constexpr (kFinish == Finish::kAdd) value += before;
+    if constexpr (kFinish == Finish::kMask) value = before == 0 ? V{} : value;
+    __builtin_memcpy(to, &value, sizeof(V));
 }
 
 // kHalves half vectors of columns (1..6), kRows rows.

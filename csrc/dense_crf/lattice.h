@@ -12,6 +12,8 @@
 
 namespace wsss {
 
+constexpr float kFarthestFeature = 1 << 20;  // beyond it float32 no longer parts neighbouring vertices
+
 // Vertex keys to numbers 1, 2, ... in order of first appearance; 0 is "no such vertex".
 //
 // A key is sum_i coordinate_i * multiplier_i modulo 2^64 with odd 64-bit multipliers: neighbours are a constant apart. Two

@@ -97,7 +97,7 @@ void build_lattice(Lattice& lattice, const float* feature, int64_t pixels, int64
     int32_t last_vertex[kSide] = {};  // neighbouring pixels mostly share their vertices: the table is asked only on a change
     lattice.table.clear();
     Embedding<kDims> embedding{};
-    V at[kDims] = {};
+    V at[kDims] = {}, strange = {};  // strange: NaN as soon as a feature is, or lies where float32 no longer parts neighbours
     for (int64_t first = 0; first < points; first += kLanes<float>) {
         const int count = static_cast<int>(std::min<int64_t>(kLanes<float>, points - first));
         for (int i = 0; i < kDims; ++i) {
@@ -106,6 +106,9 @@ void build_lattice(Lattice& lattice, const float* feature, int64_t pixels, int64
                 at[i] = *reinterpret_cast<const V*>(from);
             else
                 for (int p = 0; p < kLanes<float>; ++p) at[i][p] = first + p < pixels ? from[p] : 0;
+            const auto inside = (at[i] <= kFarthestFeature) & (at[i] >= -kFarthestFeature);
+            strange += inside ? V{} : V{} + std::numeric_limits<float>::quiet_NaN();
+            at[i] = inside ? at[i] : V{};
         }
         embedding.compute(at, scale);
         V sorted[kSide], weight[kSide];  // sorted[r]: offset of the axis of rank r
@@ -149,6 +152,9 @@ void build_lattice(Lattice& lattice, const float* feature, int64_t pixels, int64
             }
         }
     }
+    for (int p = 0; p < kLanes<float>; ++p)
+        if (strange[p] != 0)
+            fail("dense_crf", "feature", "be finite and at most 2^20 in size", "others", "divide features by larger deviations");
     const int64_t rows = lattice.rows();
     lattice.neighbours.resize(static_cast<size_t>(kSide * rows * 2));
     for (int axis = 0; axis < kSide; ++axis) {
