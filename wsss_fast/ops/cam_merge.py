@@ -190,7 +190,9 @@ def _check_present(present: Tensor, model: Tensor) -> None:
         expected = f"have shape [N, C] = {list(model.shape[:2])}"
         raise ValueError(_check.complaint("cam_merge", "present", expected, list(present.shape)))
     if present.device != model.device:
-        raise ValueError(_check.complaint("cam_merge", "present", f"be on the device of the maps ({model.device})", present.device))
+        raise ValueError(
+            _check.complaint("cam_merge", "present", f"be on the device of the maps ({model.device})", present.device)
+        )
 
 
 def _run(
