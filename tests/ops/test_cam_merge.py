@@ -144,7 +144,7 @@ def test_against_the_definition(impl: Implementation, geometry: str) -> None:
 def test_types(impl: Implementation, dtype: torch.dtype, interpolation: str) -> None:
     maps = [value.to(dtype) for value in maps_of(impl, [(3, 4), (5, 6), (5, 6)])]
     if dtype == torch.float64 and not impl.has_float64:
-        with pytest.raises(TypeError, match="cam_merge: 'maps.*' must be of type float32, float16, bfloat16, got float64"):
+        with pytest.raises(TypeError, match=r"cam_merge: 'maps.*' must be of type float32, float16, bfloat16, got float64"):
             ops.cam_merge(maps, flips(3), (11, 14), impl=impl.name)
         return
     settings = {"interpolation": interpolation, "background": 2}
