@@ -31,7 +31,9 @@ def test_same_bits_every_time(kernel: Implementation, background: float | None) 
 def test_data_loader_worker() -> None:
     maps = maps_of(Implementation("cpu"), GRIDS, n=2, c=5)
     with threads(2):
-        expected = ops.cam_merge(maps, flips(4), (40, 60))  # the parent's pool runs now; larger, and torch.equal would start torch's
+        expected = ops.cam_merge(
+            maps, flips(4), (40, 60)
+        )  # the parent's pool runs now; larger, and torch.equal would start torch's
         assert true_in_forked_child(lambda: torch.equal(ops.cam_merge(maps, flips(4), (40, 60)), expected))
 
 
