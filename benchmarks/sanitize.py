@@ -57,7 +57,30 @@ def dense_crf(impl: str, device: str, dtype: torch.dtype) -> float:
     return worst
 
 
-OPERATIONS = {"pcm": pcm, "dense_crf": dense_crf}
+def cam_merge(impl: str, device: str, dtype: torch.dtype) -> float:
+    """Enlarging and shrinking, partial tiles, flips, absent classes, backgrounds, each output type."""
+    worst = 0.0
+    for grids, size in (([(1, 1)], (1, 1)), ([(3, 4), (5, 6), (5, 6)], (17, 261)), ([(37, 21), (5, 6)], (3, 4))):
+        generator = torch.Generator().manual_seed(size[0])
+        maps = [torch.rand((2, 3, *grid), generator=generator).to(dtype) for grid in grids]
+        flipped = [k % 2 == 1 for k in range(len(maps))]
+        present = torch.tensor([[True, False, True], [False, False, True]])
+        for name, settings in ops.CAM_MERGE.items():
+            background = 4 if name in ("psa", "l2g") else None
+            arguments = (flipped, size, present.to(device))
+            for wanted in (dtype, torch.uint8):
+                whole = {**settings, "background": background, "dtype": wanted}
+                got = ops.cam_merge([value.to(device) for value in maps], *arguments, **whole, impl=impl)
+                wide = [value.double() for value in maps]
+                expected = ops.cam_merge(wide, flipped, size, present, **whole | {"dtype": torch.float64}, impl="reference")
+                if wanted == torch.uint8:
+                    worst = max(worst, 1.0 if ((255 * expected) - got.cpu()).abs().max() > 0.51 else 0.0)
+                else:
+                    worst = max(worst, difference(got, expected))
+    return worst
+
+
+OPERATIONS = {"pcm": pcm, "dense_crf": dense_crf, "cam_merge": cam_merge}
 
 
 def difference(got: Tensor, expected: Tensor) -> float:

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "cam_merge/cam_merge.h"
 #include "common/check.h"
 #include "common/simd.h"
 #include "common/view.h"
@@ -69,6 +70,27 @@ struct type_caster<wsss::CrfTerm> {
     }
 };
 
+// (mean, minmax, relu_first, cubic, align_corners, background or None, eps, scale, multiple)
+template <>
+struct type_caster<wsss::CamMergeSettings> {
+    PYBIND11_TYPE_CASTER(wsss::CamMergeSettings, const_name("CamMergeSettings"));
+
+    bool load(handle source, bool) {
+        const auto fields = reinterpret_borrow<tuple>(source);
+        value.mean = fields[0].cast<bool>();
+        value.minmax = fields[1].cast<bool>();
+        value.relu_first = fields[2].cast<bool>();
+        value.cubic = fields[3].cast<bool>();
+        value.align_corners = fields[4].cast<bool>();
+        value.background = !fields[5].is_none();
+        if (value.background) value.alpha = fields[5].cast<double>();
+        value.eps = fields[6].cast<double>();
+        value.scale = fields[7].cast<double>();
+        value.multiple = fields[8].cast<int64_t>();
+        return true;
+    }
+};
+
 }  // namespace pybind11::detail
 
 namespace {
@@ -117,4 +139,7 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
 
     m.def("dense_crf_workspace", wsss::dense_crf_workspace);
     m.def("dense_crf", wsss::dense_crf, release_gil());
+
+    m.def("cam_merge_workspace", wsss::cam_merge_workspace);
+    m.def("cam_merge", wsss::cam_merge, release_gil());
 }

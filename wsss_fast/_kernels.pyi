@@ -35,3 +35,15 @@ def dense_crf(
     workspace: View,
     context: Context,
 ) -> None: ...
+def cam_merge_workspace(
+    maps: list[View], settings: tuple[bool, bool, bool, bool, bool, float | None, float, float, int], out: View, context: Context
+) -> int: ...
+def cam_merge(
+    maps: list[View],
+    flipped: list[bool],
+    present: View,
+    settings: tuple[bool, bool, bool, bool, bool, float | None, float, float, int],
+    out: View,
+    workspace: View,
+    context: Context,
+) -> None: ...

@@ -1,0 +1,158 @@
+// CAM merge: class maps of several scales and flips become one map an image and class, normalised, at image size.
+//
+//     S   = clamp0(sum over maps k of upsample(unflip(map_k)))   or their mean; with relu_first each map is clamped too, on its
+//     grid out = scale * S / (max S + eps)                            or, minmax: scale * clamp0(S - min S - eps) / (max S - min
+//     S + eps)
+//
+// with max and min over the pixels of an image and class. Classes that are not present are 0 and are not computed. With a
+// background, channel 0 is (1 - max over classes of out)^alpha and the classes follow. uint8 holds round(255 out), half to even.
+//
+// Upsampling is that of torch.nn.functional.interpolate: bilinear, or bicubic with a = -0.75; with align_corners or without. The
+// grid may be larger than the output (`multiple`): then its first H rows and W columns count, as in IRN.
+//
+// Upsampling is linear, so maps of one size are added on their own grid first: 8 maps of 4 scales are upsampled as 4.
+// Types: maps float32, float16, bfloat16 (summed in float32), and float64 on the CPU; out any of these, or uint8. Results are the
+// same bits on every run and for every number of threads.
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "common/dispatch.h"
+#include "common/view.h"
+
+namespace wsss {
+
+constexpr int kCamMaxMaps = 32;
+
+struct CamMergeSettings {
+    bool mean = false;           // divide by the number of maps
+    bool minmax = false;         // subtract the minimum too
+    bool relu_first = false;     // clamp each map at 0 before it is upsampled
+    bool cubic = false;          // bicubic instead of bilinear
+    bool align_corners = false;  // the corner pixels of map and grid are the same points
+    bool background = false;     // a channel (1 - max)^alpha in front
+    double alpha = 1, eps = 1e-5, scale = 1;
+    int64_t multiple = 1;  // the grid is the output size rounded up to a multiple of this
+
+    int taps() const { return cubic ? 4 : 2; }
+};
+
+struct CamMergeShape {
+    int64_t n, c, h, w;  // of the output, without the background
+    int64_t pixels() const { return h * w; }
+    int64_t planes() const { return n * c; }
+};
+
+// Maps of one size, as indices into the list.
+struct CamGroup {
+    int64_t h, w;
+    std::vector<int> maps;
+};
+
+inline std::vector<CamGroup> cam_groups(const std::vector<View>& maps) {
+    std::vector<CamGroup> groups;
+    for (size_t k = 0; k < maps.size(); ++k) {
+        size_t g = 0;
+        while (g < groups.size() && (groups[g].h != maps[k].size[2] || groups[g].w != maps[k].size[3])) ++g;
+        if (g == groups.size()) groups.push_back({maps[k].size[2], maps[k].size[3], {}});
+        groups[g].maps.push_back(static_cast<int>(k));
+    }
+    return groups;
+}
+
+// Output pixel x lies at (x * step + start) / unit on a map's axis of `length` pixels: whole numbers, so exact.
+struct CamAxis {
+    int64_t step, start, unit;
+};
+
+inline CamAxis cam_axis(int64_t length, int64_t output, const CamMergeSettings& settings) {
+    const int64_t grid = (output + settings.multiple - 1) / settings.multiple * settings.multiple;
+    if (settings.align_corners) return {grid > 1 ? length - 1 : 0, 0, grid > 1 ? grid - 1 : 1};
+    return {2 * length, length - grid, 2 * grid};
+}
+
+int64_t cam_merge_workspace_cpu(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out,
+                                const Context& context);
+int64_t cam_merge_workspace_cuda(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out,
+                                 const Context& context);
+void cam_merge_run_cpu(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present,
+                       const CamMergeSettings& settings, const View& out, const View& workspace, const Context& context);
+void cam_merge_run_cuda(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present,
+                        const CamMergeSettings& settings, const View& out, const View& workspace, const Context& context);
+
+inline CamMergeShape cam_merge_shape(const CamMergeSettings& settings, const View& out) {
+    return {out.size[0], out.size[1] - settings.background, out.size[2], out.size[3]};
+}
+
+// ---- The functions to call: checked, on either device --------------------------------------------------------------------
+
+inline void check_cam_merge_inputs(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out,
+                                   const Context& context) {
+    const bool cpu = context.device.kind == DeviceKind::kCpu;
+    if (maps.empty() || maps.size() > kCamMaxMaps)
+        fail("cam_merge", "maps", "hold 1 to " + std::to_string(kCamMaxMaps) + " maps", std::to_string(maps.size()));
+    check_ndim("cam_merge", "out", out, 4, "[N, C, H, W]");
+    const CamMergeShape shape = cam_merge_shape(settings, out);
+    constexpr int64_t kLongest = int64_t{1} << 30;
+    if (shape.c < 0 || shape.h < 1 || shape.w < 1 || shape.h > kLongest || shape.w > kLongest)
+        fail("cam_merge", "out", "have 1 to 2^30 rows and columns, and a channel for the background", out.shape());
+    for (const View& map : maps) {
+        check_shape("cam_merge", "maps", map, {shape.n, shape.c, -1, -1}, "[N, C, h, w]");
+        check_same_dtype("cam_merge", "maps", map, "maps[0]", maps[0]);
+        check_device("cam_merge", "maps", map, context);
+        if (map.size[2] < 1 || map.size[3] < 1 || map.size[2] > kLongest || map.size[3] > kLongest)
+            fail("cam_merge", "maps", "have 1 to 2^30 rows and columns", map.shape());
+    }
+    if (cpu) {
+        check_dtype("cam_merge", "maps", maps[0], {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat64});
+        check_dtype("cam_merge", "out", out,
+                    {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat64, DType::kUInt8});
+    } else {
+        check_dtype("cam_merge", "maps", maps[0], {DType::kFloat32, DType::kFloat16, DType::kBFloat16});
+        check_dtype("cam_merge", "out", out, {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kUInt8});
+    }
+    check_contiguous("cam_merge", "out", out);
+    check_device("cam_merge", "out", out, context);
+    if (!(settings.eps > 0) || !std::isfinite(settings.eps))
+        fail("cam_merge", "eps", "be a finite number above 0", std::to_string(settings.eps));
+    if (!(settings.scale > 0) || !std::isfinite(settings.scale))
+        fail("cam_merge", "scale", "be a finite number above 0", std::to_string(settings.scale));
+    if (!(settings.alpha >= 0) || !std::isfinite(settings.alpha))
+        fail("cam_merge", "background", "be a finite number, 0 or more", std::to_string(settings.alpha));
+    if (settings.multiple < 1 || settings.multiple > kLongest)
+        fail("cam_merge", "multiple", "be 1 to 2^30", std::to_string(settings.multiple));
+    checked_product("cam_merge", "out", {shape.n, shape.c + 2, shape.h + 64, shape.w + 64, 64});
+}
+
+inline int64_t cam_merge_workspace(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out,
+                                   const Context& context) {
+    check_cam_merge_inputs(maps, settings, out, context);
+    return WSSS_RUN(cam_merge, workspace, context, maps, settings, out, context);
+}
+
+inline void cam_merge(const std::vector<View>& maps,     // [N, C, h_k, w_k] each, any strides
+                      const std::vector<bool>& flipped,  // one a map: it is mirrored left to right
+                      const View& present,               // [N, C] bool, contiguous; null: all are
+                      const CamMergeSettings& settings,
+                      // outputs
+                      const View& out,  // [N, C, H, W] or, with a background, [N, 1 + C, H, W], contiguous
+                      const View& workspace, const Context& context) {
+    check_cam_merge_inputs(maps, settings, out, context);
+    const CamMergeShape shape = cam_merge_shape(settings, out);
+    if (flipped.size() != maps.size())
+        fail("cam_merge", "flipped", "have one entry a map (" + std::to_string(maps.size()) + ")",
+             std::to_string(flipped.size()));
+    if (present) {
+        check_shape("cam_merge", "present", present, {shape.n, shape.c}, "[N, C]");
+        check_dtype("cam_merge", "present", present, {DType::kBool});
+        check_contiguous("cam_merge", "present", present);
+        check_device("cam_merge", "present", present, context);
+    }
+    if (out.numel() == 0) return;
+    check_workspace("cam_merge", workspace, WSSS_RUN(cam_merge, workspace, context, maps, settings, out, context));
+    WSSS_RUN(cam_merge, run, context, maps, flipped, present, settings, out, workspace, context);
+}
+
+}  // namespace wsss
