@@ -112,7 +112,7 @@ def seed(fault: Fault) -> bytes:
     before = path.read_bytes()
     text = before.decode()
     if (count := text.count(fault.old)) != 1:
-        raise LookupError(f"its text stands {count} times in {fault.file}, must stand once: the list in faults.py needs care")
+        raise LookupError(f"its text stands {count} times in {fault.file}, must stand once: the list in faults/ needs care")
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
     return before
 

@@ -1,35 +1,13 @@
-"""The seeded faults: mistakes somebody could make, each a text that stands exactly once in a file and what it becomes.
-
-To add one, name the tests that must fail with it; they are run with `--impl` set to the implementations given.
-"""
+"""Faults in pcm."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Fault:
-    name: str
-    what: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-    impl: tuple[str, ...] = ("plain",)
-    module: str = "_kernels"  # what has to be built again: _kernels, _simt, or "" for a fault in Python
-
+from faults._fault import Fault
 
 PCM = "tests/ops/test_pcm.py"
 FORWARD = (f"{PCM}::test_forward",)
 GRADIENTS = (f"{PCM}::test_gradients",)
 MANY_TILES = (f"{PCM}::test_many_tiles",)
-
-CRF_TESTS = "tests/ops/test_dense_crf.py"
-CRF = "csrc/dense_crf/dense_crf_cpu_body.h"
-LATTICE = "csrc/dense_crf/lattice_body.h"
-CAM_TESTS = "tests/ops/test_cam_merge.py"
-CAM = "csrc/cam_merge/cam_merge_cpu_body.h"
 CPU = "csrc/pcm/pcm_cpu_body.h"
 CUDA = "csrc/pcm/pcm_cuda.cu"
 GRADIENT = "csrc/pcm/pcm_gradient.cuh"
@@ -118,31 +96,6 @@ FAULTS = (
         GRADIENTS,
     ),
     Fault(
-        "inverted-mask",
-        "the gradient passes where the affinity was cut off, and nowhere else",
-        "csrc/common/tile_product.h",
-        "*c = *c == 0 ? V{} : value;",
-        "*c = *c == 0 ? value : V{};",
-        GRADIENTS,
-    ),
-    Fault(
-        "half-rounding",
-        "bfloat16 is cut off instead of rounded",
-        "csrc/common/half.h",
-        "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16",
-        "bits >> 16",
-        ("tests/ops/test_rounding.py",),
-    ),
-    Fault(
-        "pool-after-fork",
-        "a forked process keeps the parent's thread pool, whose threads it does not have",
-        "csrc/common/threads.cpp",
-        "current_pool = new Pool;\n            inside_a_task = false;",
-        "inside_a_task = false;",
-        ("tests/ops/test_pcm_operation.py::test_data_loader_worker",),
-        impl=(),
-    ),
-    Fault(
         "cuda-dropped-barrier",
         "the sums are read before all warps have written them",
         CUDA,
@@ -213,96 +166,28 @@ FAULTS = (
         "_simt",
     ),
     Fault(
-        "crf-blur-one-sided",
-        "the lattice's blur takes the left neighbour twice",
-        LATTICE,
-        "row.add_scaled(from + unsigned_index(neighbours[2 * v + 1]) * length, 0.5f);",
-        "row.add_scaled(from + unsigned_index(neighbours[2 * v]) * length, 0.5f);",
-        (f"{CRF_TESTS}::test_against_the_definition",),
+        "inverted-mask",
+        "the gradient passes where the affinity was cut off, and nowhere else",
+        "csrc/common/tile_product.h",
+        "*c = *c == 0 ? V{} : value;",
+        "*c = *c == 0 ? value : V{};",
+        GRADIENTS,
     ),
     Fault(
-        "crf-wrong-normalisation",
-        "the symmetric normalisation divides by n instead of its root",
-        LATTICE,
-        "*= 1.0f / std::sqrt(norm);",
-        "*= 1.0f / norm;",
-        (f"{CRF_TESTS}::test_against_the_definition",),
+        "half-rounding",
+        "bfloat16 is cut off instead of rounded",
+        "csrc/common/half.h",
+        "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16",
+        "bits >> 16",
+        ("tests/ops/test_rounding.py",),
     ),
     Fault(
-        "crf-lost-tail",
-        "the last, partial block of pixels is not splat",
-        CRF,
-        "for (Term& term : terms) splat_all<kSlab>(g, term, first, count, result);",
-        "for (Term& term : terms) splat_all<kSlab>(g, term, first, count < kBlock ? 0 : count, result);",
-        (f"{CRF_TESTS}::test_against_the_definition",),
-    ),
-    Fault(
-        "crf-no-zero-feature",
-        "lattices lack the vertices of feature 0",
-        LATTICE,
-        "first + p < pixels ? from[p] : 0;",
-        "first + p < pixels ? from[p] : from[0];",
-        (f"{CRF_TESTS}::test_pixels_that_4_does_not_divide",),
-    ),
-    Fault(
-        "crf-identity-too-early",
-        "positions in units of half a pixel count as apart",
-        "wsss_fast/ops/dense_crf.py",
-        "max(sigma_x, sigma_y) <= 1 / 3",
-        "max(sigma_x, sigma_y) <= 3 / 4",
-        (f"{CRF_TESTS}::test_pixels_that_4_does_not_divide",),
-        module="",
-    ),
-    Fault(
-        "crf-compat-sign",
-        "a vector compat is added instead of subtracted",
-        CRF,
-        "row[l] -= sum;",
-        "row[l] += sum;",
-        (f"{CRF_TESTS}::test_compatibilities",),
-    ),
-    Fault(
-        "cam-flip-forgotten",
-        "a mirrored map starts at its last pixel, and is then read forwards",
-        CAM,
-        "const int64_t step = flip ? -map.stride[3] : map.stride[3];",
-        "const int64_t step = flip ? 0 : map.stride[3];",
-        (f"{CAM_TESTS}::test_by_hand",),
-    ),
-    Fault(
-        "cam-maximum-of-a-lane",
-        "the maximum of a class leaves out the last lane of its vectors",
-        CAM,
-        "for (int lane = 1; lane < kLanes<Sum>; ++lane) {",
-        "for (int lane = 1; lane + 1 < kLanes<Sum>; ++lane) {",
-        (f"{CAM_TESTS}::test_against_the_definition",),
-    ),
-    Fault(
-        "cam-halved-eps",
-        "half of eps is added to the maximum",
-        CAM,
-        "divisor = range.top - below + eps;",
-        "divisor = range.top - below + eps / 2;",
-        (f"{CAM_TESTS}::test_mean_and_minmax_by_hand",),
-    ),
-    Fault(
-        "cam-cuda-lost-rows",
-        "a walk that has to skip source rows goes on with the rows it holds",
-        "csrc/cam_merge/merge.cuh",
-        "if (wanted > at + kTaps) at = wanted - kTaps;",
-        "if (wanted > at + kTaps) at = wanted;",
-        (f"{CAM_TESTS}::test_against_the_definition",),
-        ("simt",),
-        "_simt",
-    ),
-    Fault(
-        "cam-cuda-dropped-barrier",
-        "the table of rows and weights is read while it is written",
-        "csrc/cam_merge/merge.cuh",
-        "weights[g][y][t] = taps.weight[t] * a.share;\n        }\n        __syncthreads();",
-        "weights[g][y][t] = taps.weight[t] * a.share;\n        }",
-        (f"{CAM_TESTS}::test_against_the_definition",),
-        ("simt",),
-        "_simt",
+        "pool-after-fork",
+        "a forked process keeps the parent's thread pool, whose threads it does not have",
+        "csrc/common/threads.cpp",
+        "current_pool = new Pool;\n            inside_a_task = false;",
+        "inside_a_task = false;",
+        ("tests/ops/test_pcm_operation.py::test_data_loader_worker",),
+        impl=(),
     ),
 )
