@@ -56,6 +56,15 @@ void for_parts(const Work<Sum>& work, int64_t start, int64_t parts, Body body) {
     });
 }
 
+// The pixels of a channel where they lie, if the products can read them there: kBlock numbers of the right type in a row.
+template <class T, class Sum>
+const Sum* pixels_in_place(const Work<Sum>& work, const Source<T>& source, int64_t image, int64_t channel, int64_t block) {
+    if constexpr (std::is_same_v<T, Sum>)
+        if (source.flat && (block + 1) * kBlock <= work.pixels)
+            return source.data + image * source.n + channel * source.channel + block * kBlock;
+    return nullptr;
+}
+
 // product[channel][c] = sum over pixels of source[channel] weights[.][c], for a part of kChannels channels. A channel of ones may
 // follow the last one: its products are the sums of the weights.
 template <class T, class Sum>
@@ -65,6 +74,14 @@ void sum_over_pixels(const Work<Sum>& work, const Source<T>& source, int64_t cha
     Sum* product = work.product + (slot * work.product_channels() + first) * width;
     std::memset(product, 0, sizeof(Sum) * static_cast<size_t>(kChannels * width));
     for (int64_t block = 0; block < work.blocks; ++block) {
+        const Sum* weights = work.weights + (slot * work.blocks + block) * kBlock * width;  // 0 beyond the image
+        const Sum* in_place =
+            rectify || first + kChannels > channels ? nullptr : pixels_in_place(work, source, image, first, block);
+        if (in_place) {
+            tile_product<Sum, Finish::kAdd>(kChannels, width, kBlock, {in_place, source.channel, 1, kPanel<Sum> * source.channel},
+                                            {weights, width, kPanel<Sum>}, product, width);
+            continue;
+        }
         for (int64_t r = 0; r < kChannels; ++r) {
             Sum* row = rows + r * kBlock;
             if (first + r < channels)
@@ -73,8 +90,6 @@ void sum_over_pixels(const Work<Sum>& work, const Source<T>& source, int64_t cha
                 std::fill(row, row + kBlock, ones && first + r == channels ? Sum(1) : Sum(0));
             if (rectify) rectify_pixels(row);
         }
-        // weights beyond the image are 0
-        const Sum* weights = work.weights + (slot * work.blocks + block) * kBlock * width;
         tile_product<Sum, Finish::kAdd>(std::min(kChannels, channels + ones - first), width, kBlock,
                                         {rows, kBlock, 1, kPanel<Sum> * kBlock}, {weights, width, kPanel<Sum>}, product, width);
     }
@@ -181,13 +196,15 @@ void gate_block(const Work<Sum>& work, const Source<T>& cam, const Source<T>& qu
                 Sum* maps, Sum* queries, Sum* gate, T* out) {
     const PrcmShape& shape = work.shape;
     const int64_t first = block * kBlock, count = std::min(kBlock, work.pixels - first), width = work.width;
-    for (int64_t d = 0; d < shape.c2; ++d) {
+    const Sum* in_place = work.options.rectify ? nullptr : pixels_in_place(work, query, image, 0, block);
+    for (int64_t d = 0; d < shape.c2 && !in_place; ++d) {
         load_pixels(work, query, image, d, block, queries + d * kBlock);
         if (work.options.rectify) rectify_pixels(queries + d * kBlock);
     }
+    const Columns<Sum> columns =
+        in_place ? Columns<Sum>{in_place, query.channel, kPanel<Sum>} : Columns<Sum>{queries, kBlock, kPanel<Sum>};
     tile_product<Sum, Finish::kStore>(shape.c, kBlock, shape.c2,
-                                      {work.keys + slot * work.key_rows() * width, 1, width, kPanel<Sum>},
-                                      {queries, kBlock, kPanel<Sum>}, maps, kBlock);
+                                      {work.keys + slot * work.key_rows() * width, 1, width, kPanel<Sum>}, columns, maps, kBlock);
     if (work.options.over_classes) softmax_over_classes(maps, shape.c);
     for (int64_t c = 0; c < shape.c; ++c) {
         const Sum* row = maps + c * kBlock;
@@ -238,10 +255,11 @@ void run_forward(const Work<Sum>& work, const PrcmInputs& in, const PrcmOutputs&
     const Source<T> cam(in.cam), x(in.x), query(in.query);
     Sum *gate = out.gate.as<Sum>(), *proxy = out.proxy.as<Sum>(), *keys = out.key.as<Sum>();
     const int64_t phi_width = work.proxy_width();
-    for (int64_t d = 0; d < work.key_rows(); ++d)
-        for (int64_t k = 0; k < phi_width; ++k)
-            work.phi[d * phi_width + k] =
-                d < shape.c2 && k < shape.c1 ? to_float(in.phi.as<const T>()[d * in.phi.stride[0] + k * in.phi.stride[1]]) : 0;
+    std::fill(work.phi, work.phi + work.key_rows() * phi_width, Sum(0));
+    for (int64_t d = 0; d < shape.c2; ++d) {
+        const T* row = in.phi.as<const T>() + d * in.phi.stride[0];
+        for (int64_t k = 0; k < shape.c1; ++k) work.phi[d * phi_width + k] = to_float(row[k * in.phi.stride[1]]);
+    }
     const auto maps_of = [&](int worker) { return work.maps + worker * work.map_rows() * kBlock; };
     const auto query_of = [&](int worker) { return work.query + worker * work.query_rows(false) * kBlock; };
     for (int64_t start = 0; start < shape.n; start += work.images) {
