@@ -39,7 +39,7 @@ struct PrcmOptions {
     bool rectify;
 
     // where K[c, d] stands in key
-    static int64_t key_index(const PrcmShape& shape, bool view, int64_t c, int64_t d) {
+    static constexpr int64_t key_index(const PrcmShape& shape, bool view, int64_t c, int64_t d) {
         return view ? c * shape.c2 + d : d * shape.c + c;
     }
 };
