@@ -41,9 +41,7 @@ def prcm_forward(
     workspace: View,
     context: Context,
 ) -> None: ...
-def prcm_backward_workspace(
-    grad: View, cam: View, query: View, gate: View, proxy: View, key: View, context: Context
-) -> int: ...
+def prcm_backward_workspace(grad: View, cam: View, query: View, gate: View, proxy: View, key: View, context: Context) -> int: ...
 def prcm_backward(
     grad: View,
     cam: View,

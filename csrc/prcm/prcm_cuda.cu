@@ -43,19 +43,20 @@ struct ForwardArguments {
     __host__ __device__ int64_t finish_tasks() const { return options.over_classes ? 0 : shape.n * shape.c * ranges(); }
 };
 
-// Lane l gets the sum over lanes of value[l]: 31 shuffles for 32 sums.
+// Lane l gets the sum over lanes of value[l]: 31 shuffles for 32 sums. The steps are template arguments, so that the array stays
+// in registers.
+template <int kStep>
 __device__ __forceinline__ float sum_to_lanes(float (&value)[32]) {
-    const int lane = threadIdx.x & 31;
+    const bool upper = (threadIdx.x & kStep) != 0;
 #pragma unroll
-    for (int step = 16; step > 0; step >>= 1) {
-        const bool upper = (lane & step) != 0;
-#pragma unroll
-        for (int i = 0; i < step; ++i) {
-            const float kept = upper ? value[i + step] : value[i], sent = upper ? value[i] : value[i + step];
-            value[i] = kept + __shfl_xor_sync(0xffffffffu, sent, step);
-        }
+    for (int i = 0; i < kStep; ++i) {
+        const float kept = upper ? value[i + kStep] : value[i], sent = upper ? value[i] : value[i + kStep];
+        value[i] = kept + __shfl_xor_sync(0xffffffffu, sent, kStep);
     }
-    return value[0];
+    if constexpr (kStep > 1)
+        return sum_to_lanes<kStep / 2>(value);
+    else
+        return value[0];
 }
 
 template <class T>
@@ -98,7 +99,7 @@ __device__ void sum_seed(const ForwardArguments<T>& a, int64_t task) {
                 }
             }
         }
-        const float total = sum_to_lanes(sums);
+        const float total = sum_to_lanes<16>(sums);
         const int64_t to = first + lane / kSeedChannels, k = channel + lane % kSeedChannels;
         if (to < a.shape.c && k < a.shape.c1)
             a.seed_sums[((image * a.seed.chunks + chunk) * a.shape.c + to) * a.shape.c1 + k] = total;

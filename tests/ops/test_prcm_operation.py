@@ -185,7 +185,7 @@ def test_bad_input_of_pcm_prcm() -> None:
         ops.pcm_prcm(CAM, X, QUERY[..., :4], PHI)
     with pytest.raises(ValueError, match="pcm: 'eps' must be a finite number, 0 or more, got -1"):
         ops.pcm_prcm(CAM, X, QUERY, PHI, eps=-1.0)
-    with pytest.raises(TypeError, match="prcm: 'cam' must be a torch.Tensor, got builtins.NoneType"):
+    with pytest.raises(TypeError, match=r"prcm: 'cam' must be a torch.Tensor, got builtins.NoneType"):
         ops.pcm_prcm(None, X, QUERY, PHI)
 
 
