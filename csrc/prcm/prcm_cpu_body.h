@@ -45,15 +45,12 @@ Sum sum_of(Vec<Sum> lanes) {
     return sum;
 }
 
-// Calls body(slot, image, part, worker) for `parts` parts of each of the images in flight from `start` on. Small weights of a
-// peaked softmax become 0 before they turn denormal and slow.
+// Calls body(slot, image, part, worker) for `parts` parts of each of the images in flight from `start` on.
 template <class Sum, class Body>
 void for_parts(const Work<Sum>& work, int64_t start, int64_t parts, Body body) {
     const int64_t images = std::min(work.images, work.shape.n - start);
-    parallel_for(images * parts, work.threads, [&](int64_t task, int worker) {
-        const FlushDenormals flush;
-        body(task / parts, start + task / parts, task % parts, worker);
-    });
+    parallel_for(images * parts, work.threads,
+                 [&](int64_t task, int worker) { body(task / parts, start + task / parts, task % parts, worker); });
 }
 
 // The pixels of a channel where they lie, if the products can read them there: kBlock numbers of the right type in a row.
@@ -63,6 +60,14 @@ const Sum* pixels_in_place(const Work<Sum>& work, const Source<T>& source, int64
         if (source.flat && (block + 1) * kBlock <= work.pixels)
             return source.data + image * source.n + channel * source.channel + block * kBlock;
     return nullptr;
+}
+
+// The small weights of a peaked softmax have denormal products, which are slow. Loads and stores stay outside: float16 has
+// denormals of its own, which must not become 0.
+template <class Sum, Finish kFinish>
+void flushed_product(int64_t rows, int64_t columns, int64_t depth, Rows<Sum> a, Columns<Sum> b, Sum* c, int64_t c_row) {
+    const FlushDenormals flush;
+    tile_product<Sum, kFinish>(rows, columns, depth, a, b, c, c_row);
 }
 
 // product[channel][c] = sum over pixels of source[channel] weights[.][c], for a part of kChannels channels. A channel of ones may
@@ -78,8 +83,9 @@ void sum_over_pixels(const Work<Sum>& work, const Source<T>& source, int64_t cha
         const Sum* in_place =
             rectify || first + kChannels > channels ? nullptr : pixels_in_place(work, source, image, first, block);
         if (in_place) {
-            tile_product<Sum, Finish::kAdd>(kChannels, width, kBlock, {in_place, source.channel, 1, kPanel<Sum> * source.channel},
-                                            {weights, width, kPanel<Sum>}, product, width);
+            flushed_product<Sum, Finish::kAdd>(kChannels, width, kBlock,
+                                               {in_place, source.channel, 1, kPanel<Sum> * source.channel},
+                                               {weights, width, kPanel<Sum>}, product, width);
             continue;
         }
         for (int64_t r = 0; r < kChannels; ++r) {
@@ -90,8 +96,9 @@ void sum_over_pixels(const Work<Sum>& work, const Source<T>& source, int64_t cha
                 std::fill(row, row + kBlock, ones && first + r == channels ? Sum(1) : Sum(0));
             if (rectify) rectify_pixels(row);
         }
-        tile_product<Sum, Finish::kAdd>(std::min(kChannels, channels + ones - first), width, kBlock,
-                                        {rows, kBlock, 1, kPanel<Sum> * kBlock}, {weights, width, kPanel<Sum>}, product, width);
+        flushed_product<Sum, Finish::kAdd>(std::min(kChannels, channels + ones - first), width, kBlock,
+                                           {rows, kBlock, 1, kPanel<Sum> * kBlock}, {weights, width, kPanel<Sum>}, product,
+                                           width);
     }
 }
 
@@ -155,7 +162,7 @@ void key_block(const Work<Sum>& work, int64_t slot, int64_t part, Sum* tile, Sum
     const int64_t first = part * kChannels, width = work.width, rows = std::min(kChannels, shape.c2 - first);
     const Sum* product = work.product + slot * work.product_channels() * width;
     const Sum* sums = product + shape.c1 * width;
-    tile_product<Sum, Finish::kRelu>(
+    flushed_product<Sum, Finish::kRelu>(
         rows, width, shape.c1, {work.phi + first * work.proxy_width(), work.proxy_width(), 1, kPanel<Sum> * work.proxy_width()},
         {product, width, kPanel<Sum>}, tile, width);
     for (int64_t r = 0; r < rows; ++r)
@@ -203,8 +210,8 @@ void gate_block(const Work<Sum>& work, const Source<T>& cam, const Source<T>& qu
     }
     const Columns<Sum> columns =
         in_place ? Columns<Sum>{in_place, query.channel, kPanel<Sum>} : Columns<Sum>{queries, kBlock, kPanel<Sum>};
-    tile_product<Sum, Finish::kStore>(shape.c, kBlock, shape.c2,
-                                      {work.keys + slot * work.key_rows() * width, 1, width, kPanel<Sum>}, columns, maps, kBlock);
+    flushed_product<Sum, Finish::kStore>(
+        shape.c, kBlock, shape.c2, {work.keys + slot * work.key_rows() * width, 1, width, kPanel<Sum>}, columns, maps, kBlock);
     if (work.options.over_classes) softmax_over_classes(maps, shape.c);
     for (int64_t c = 0; c < shape.c; ++c) {
         const Sum* row = maps + c * kBlock;
@@ -339,9 +346,9 @@ void query_gradient(const Work<Sum>& work, const Source<T>& query, int64_t slot,
     alignas(64) Sum value[kBlock];
     for (int64_t first = 0; first < shape.c2; first += kChannels) {
         const int64_t rows = std::min(kChannels, shape.c2 - first);
-        tile_product<Sum, Finish::kStore>(rows, kBlock, shape.c,
-                                          {work.keys + (slot * work.key_rows() + first) * width, width, 1, kPanel<Sum> * width},
-                                          {maps, kBlock, kPanel<Sum>}, tile, kBlock);
+        flushed_product<Sum, Finish::kStore>(
+            rows, kBlock, shape.c, {work.keys + (slot * work.key_rows() + first) * width, width, 1, kPanel<Sum> * width},
+            {maps, kBlock, kPanel<Sum>}, tile, kBlock);
         for (int64_t r = 0; r < rows; ++r) {
             Sum* row = tile + r * kBlock;
             if (work.options.rectify) {
@@ -406,11 +413,11 @@ void run_backward(const Work<Sum>& work, const PrcmBackwardInputs& in, const Prc
         });
         parallel_for(parts, work.threads, [&](int64_t part, int) {
             for (int64_t slot = 0; slot < std::min(work.images, shape.n - start); ++slot)
-                tile_product<Sum, Finish::kAdd>(std::min(kChannels, shape.c2 - part * kChannels), phi_width, shape.c,
-                                                {work.key_gradient + (slot * work.key_rows() + part * kChannels) * shape.c,
-                                                 shape.c, 1, kPanel<Sum> * shape.c},
-                                                {work.proxy + slot * shape.c * phi_width, phi_width, kPanel<Sum>},
-                                                work.phi + part * kChannels * phi_width, phi_width);
+                flushed_product<Sum, Finish::kAdd>(std::min(kChannels, shape.c2 - part * kChannels), phi_width, shape.c,
+                                                   {work.key_gradient + (slot * work.key_rows() + part * kChannels) * shape.c,
+                                                    shape.c, 1, kPanel<Sum> * shape.c},
+                                                   {work.proxy + slot * shape.c * phi_width, phi_width, kPanel<Sum>},
+                                                   work.phi + part * kChannels * phi_width, phi_width);
         });
     }
     if (out.phi)

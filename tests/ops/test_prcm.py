@@ -65,6 +65,15 @@ def test_gradients_by_hand(impl: Implementation) -> None:
     assert relative_error(phi, torch.stack((first, second))) < bound
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_types_are_read_and_rounded(kernel: Implementation, dtype: torch.dtype) -> None:
+    """One pixel: the gate over positions is 1, so every 16-bit pattern comes out as it went in, denormal numbers too."""
+    bits = torch.arange(-(2**15), 2**15, 97 if kernel.name == "simt" else 1, dtype=torch.int32).to(torch.int16)
+    cam = bits.view(dtype).nan_to_num(1.0, 2.0, 3.0).reshape(1, -1, 1, 1).to(kernel.device)
+    one = torch.ones((1, 1, 1, 1), dtype=dtype, device=kernel.device)
+    assert torch.equal(ops.prcm(cam, one, one, one[0, 0], impl=kernel.name), cam)
+
+
 def test_scale_defaults_to_the_classes_root(impl: Implementation) -> None:
     given = inputs((1, 9, 4, 6, 3, 5), device=impl.device)
     out = ops.prcm(*given, impl=impl.name)
