@@ -80,7 +80,32 @@ def cam_merge(impl: str, device: str, dtype: torch.dtype) -> float:
     return worst
 
 
-OPERATIONS = {"pcm": pcm, "dense_crf": dense_crf, "cam_merge": cam_merge}
+def prcm(impl: str, device: str, dtype: torch.dtype) -> float:
+    """Forward and both gradients, each softmax and layout; tiles that are partial in pixels, channels and classes; strides."""
+    worst = 0.0
+    for n, c, c1, c2, h, w in ((1, 1, 1, 1, 1, 1), (2, 3, 5, 7, 5, 13), (1, 21, 195, 192, 9, 16), (2, 26, 34, 98, 11, 13)):
+        generator = torch.Generator().manual_seed(h)
+        maps = [torch.randn((n, channels, h, w), generator=generator).to(dtype) for channels in (c, c1, c2, c)]
+        maps[1] = maps[1].to(memory_format=torch.channels_last)
+        cam, x, query, grad = maps
+        phi = (torch.randn((c2, c1), generator=generator) / c1**0.5).to(dtype)
+        on_device = [t.to(device) for t in (cam, x, query, phi)]
+        for classes, view in ((False, False), (True, True)):
+            options = 0.5, classes, view, True
+            out, *kept = torch.ops.wsss_fast.prcm(*on_device, *options, impl)
+            arguments = (grad.to(device), on_device[0], on_device[2], *kept, *options, [True, True], impl)
+            gradients = torch.ops.wsss_fast.prcm_backward(*arguments)
+            wide = [query.double().requires_grad_(), phi.double().requires_grad_()]
+            names = "classes" if classes else "positions", "view" if view else "transpose"
+            expected = ops.prcm(cam.double(), x.double(), wide[0].relu(), wide[1], 0.5, *names, impl="reference")
+            worst = max(worst, difference(out, expected))
+            for got, known in zip(gradients, torch.autograd.grad(expected, wide, grad.double()), strict=True):
+                if h * w > 1:  # the softmax of one pixel does not move
+                    worst = max(worst, difference(got, known))
+    return worst
+
+
+OPERATIONS = {"pcm": pcm, "prcm": prcm, "dense_crf": dense_crf, "cam_merge": cam_merge}
 
 
 def difference(got: Tensor, expected: Tensor) -> float:

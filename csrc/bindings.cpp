@@ -10,6 +10,7 @@
 #include "common/view.h"
 #include "dense_crf/dense_crf.h"
 #include "pcm/pcm.h"
+#include "prcm/prcm.h"
 
 #ifndef WSSS_CUDA_ARCHS
 #define WSSS_CUDA_ARCHS ""
@@ -136,6 +137,11 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
     m.def("pcm_forward", wsss::pcm_forward, release_gil());
     m.def("pcm_backward_workspace", wsss::pcm_backward_workspace);
     m.def("pcm_backward", wsss::pcm_backward, release_gil());
+
+    m.def("prcm_forward_workspace", wsss::prcm_forward_workspace);
+    m.def("prcm_forward", wsss::prcm_forward, release_gil());
+    m.def("prcm_backward_workspace", wsss::prcm_backward_workspace);
+    m.def("prcm_backward", wsss::prcm_backward, release_gil());
 
     m.def("dense_crf_workspace", wsss::dense_crf_workspace);
     m.def("dense_crf", wsss::dense_crf, release_gil());

@@ -24,6 +24,40 @@ def pcm_backward(
     workspace: View,
     context: Context,
 ) -> None: ...
+def prcm_forward_workspace(cam: View, x: View, query: View, phi: View, context: Context) -> int: ...
+def prcm_forward(
+    cam: View,
+    x: View,
+    query: View,
+    phi: View,
+    scale: float,
+    over_classes: bool,
+    view: bool,
+    rectify: bool,
+    out: View,
+    gate: View,
+    proxy: View,
+    key: View,
+    workspace: View,
+    context: Context,
+) -> None: ...
+def prcm_backward_workspace(grad: View, cam: View, query: View, gate: View, proxy: View, key: View, context: Context) -> int: ...
+def prcm_backward(
+    grad: View,
+    cam: View,
+    query: View,
+    gate: View,
+    proxy: View,
+    key: View,
+    scale: float,
+    over_classes: bool,
+    view: bool,
+    rectify: bool,
+    grad_query: View,
+    grad_phi: View,
+    workspace: View,
+    context: Context,
+) -> None: ...
 def dense_crf_workspace(unary: View, terms: list[tuple[View, View, int]], context: Context) -> int: ...
 def dense_crf(
     unary: View,

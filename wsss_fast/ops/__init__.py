@@ -7,5 +7,6 @@ source run on the CPU).
 from wsss_fast.ops.cam_merge import CAM_MERGE, cam_merge
 from wsss_fast.ops.dense_crf import dense_crf
 from wsss_fast.ops.pcm import pcm
+from wsss_fast.ops.prcm import pcm_prcm, prcm
 
-__all__ = ["CAM_MERGE", "cam_merge", "dense_crf", "pcm"]
+__all__ = ["CAM_MERGE", "cam_merge", "dense_crf", "pcm", "pcm_prcm", "prcm"]

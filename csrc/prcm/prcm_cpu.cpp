@@ -1,0 +1,165 @@
+// PRCM on the CPU: two thin matrix products over the pixels, each input read once in blocks that stay in cache.
+//
+// A product that sums over pixels (Z, dK) is cut by channels: a task owns 24 channels and goes through all pixels, so nothing is
+// reduced between tasks. A product that keeps pixels (S, dquery) is cut into blocks of 96 pixels. Both cuts depend on the shape
+// alone: no atomics, and the same bits for every number of threads.
+//
+// Memory a call (float32): P C floats an image in flight (at most as many as threads), forward 96 C2 floats a thread more, and
+// C1 C2 floats.
+
+#include "prcm/prcm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "common/half.h"
+#include "common/simd.h"
+#include "common/threads.h"
+#include "common/workspace.h"
+
+namespace wsss {
+namespace {
+
+constexpr int64_t kBlock = 96;         // pixels; a multiple of every kPanel
+constexpr int64_t kChannels = 24;      // channels a task; a multiple of every kRows
+constexpr int64_t kColumnPadding = 8;  // the widest half vector: columns are padded to it
+
+// The sizes, and the workspace cut into arrays. Sum is float or double.
+template <class Sum>
+struct Work {
+    PrcmShape shape;
+    PrcmOptions options;
+    int threads;
+    int64_t pixels, blocks;  // P, and blocks of kBlock in it
+    int64_t width;           // C rounded up to kColumnPadding
+    int64_t images;          // images in flight
+    // an image in flight, each:
+    Sum* weights;       // [blocks * kBlock][width]   forward: exp(cam - maximum); backward: dS, a pixel a row
+    Sum* row;           // [width]                    forward: the classes' maxima; backward: sum(t) over pixels
+    Sum* product;       // [channels][width]          forward: weights x^T and, below, the row of their sums; backward: dK^T
+    Sum* keys;          // [C2 padded][width]         K^T, forward times scale
+    Sum* proxy;         // [C][padded C1]             backward
+    Sum* key_gradient;  // [C2 padded][C]        backward
+    // a call:
+    Sum* phi;  // [C2 padded][padded C1]         forward: phi; backward: its gradient
+    // a thread, each:
+    Sum* maps;   // [max(width, kChannels)][kBlock]
+    Sum* query;  // [C2][kBlock] forward, [kChannels][kBlock] backward
+
+    int64_t product_channels() const { return round_up(std::max(shape.c1 + 1, shape.c2), kChannels); }
+    int64_t key_rows() const { return round_up(shape.c2, kChannels); }
+    int64_t proxy_width() const { return round_up(shape.c1, kColumnPadding); }
+    int64_t map_rows() const { return std::max(width, kChannels); }
+    int64_t query_rows(bool backward) const { return backward ? kChannels : std::max(shape.c2, kChannels); }
+};
+
+// Pixels of an [N, channels, H, W] input.
+template <class T>
+struct Source {
+    const T* data;
+    int64_t n, channel, y, x, w;
+    bool flat;  // a channel's pixels follow each other in memory
+    explicit Source(const View& view)
+        : data(view.as<const T>()),
+          n(view.stride[0]),
+          channel(view.stride[1]),
+          y(view.stride[2]),
+          x(view.stride[3]),
+          w(view.size[3]),
+          flat((x == 1 || w == 1) && (y == w || view.size[2] == 1)) {}
+};
+
+// Cuts the workspace; over a null Carver it only measures.
+template <class Sum>
+Work<Sum> plan(const PrcmShape& shape, const PrcmOptions& options, bool backward, const Context& context, Carver* carver) {
+    Work<Sum> work{};
+    work.shape = shape;
+    work.options = options;
+    work.threads = context.threads;
+    work.pixels = shape.pixels();
+    work.blocks = ceil_div(work.pixels, kBlock);
+    work.width = round_up(shape.c, kColumnPadding);
+    work.images = std::min<int64_t>(shape.n, std::max(context.threads, 1));
+    work.weights = carver->take<Sum>(work.images * work.blocks * kBlock * work.width);
+    work.row = carver->take<Sum>(work.images * work.width);
+    work.product = carver->take<Sum>(work.images * work.product_channels() * work.width);
+    work.keys = carver->take<Sum>(work.images * work.key_rows() * work.width);
+    if (backward) {
+        work.proxy = carver->take<Sum>(work.images * shape.c * work.proxy_width());
+        work.key_gradient = carver->take<Sum>(work.images * work.key_rows() * shape.c);
+    }
+    work.phi = carver->take<Sum>(work.key_rows() * work.proxy_width());
+    work.maps = carver->take<Sum>(context.threads * work.map_rows() * kBlock);
+    work.query = carver->take<Sum>(context.threads * work.query_rows(backward) * kBlock);
+    return work;
+}
+
+#define WSSS_SIMD_BODY "prcm/prcm_cpu_body.h"
+#include "common/simd_foreach.h"
+
+template <class T, class Sum>
+void forward(const PrcmShape& shape, const PrcmOptions& options, const PrcmInputs& in, const PrcmOutputs& out,
+             const View& workspace, const Context& context) {
+    Carver carver(workspace.data);
+    const Work<Sum> work = plan<Sum>(shape, options, false, context, &carver);
+    WSSS_SIMD_CALL(run_forward<T, Sum>)(work, in, out);
+}
+
+template <class T, class Sum>
+void backward(const PrcmShape& shape, const PrcmOptions& options, const PrcmBackwardInputs& in, const PrcmGradients& out,
+              const View& workspace, const Context& context) {
+    Carver carver(workspace.data);
+    const Work<Sum> work = plan<Sum>(shape, options, true, context, &carver);
+    WSSS_SIMD_CALL(run_backward<T, Sum>)(work, in, out);
+}
+
+int64_t workspace_bytes(const PrcmShape& shape, DType dtype, bool backward, const Context& context) {
+    Carver measure;
+    if (dtype == DType::kFloat64)
+        plan<double>(shape, {}, backward, context, &measure);
+    else
+        plan<float>(shape, {}, backward, context, &measure);
+    return measure.used();
+}
+
+void fill_zero(const View& view) {
+    if (view) std::memset(view.data, 0, static_cast<size_t>(view.numel() * bytes(view.dtype)));
+}
+
+}  // namespace
+
+int64_t prcm_forward_workspace_cpu(const PrcmShape& shape, DType dtype, const Context& context) {
+    return workspace_bytes(shape, dtype, false, context);
+}
+
+int64_t prcm_backward_workspace_cpu(const PrcmShape& shape, DType dtype, const Context& context) {
+    return workspace_bytes(shape, dtype, true, context);
+}
+
+void prcm_forward_cpu(const PrcmShape& shape, const PrcmOptions& options, const PrcmInputs& in, const PrcmOutputs& out,
+                      const View& workspace, const Context& context) {
+    auto run = in.cam.dtype == DType::kFloat64    ? forward<double, double>
+               : in.cam.dtype == DType::kFloat16  ? forward<HostHalf, float>
+               : in.cam.dtype == DType::kBFloat16 ? forward<HostBFloat16, float>
+                                                  : forward<float, float>;
+    run(shape, options, in, out, workspace, context);
+}
+
+void prcm_backward_cpu(const PrcmShape& shape, const PrcmOptions& options, const PrcmBackwardInputs& in, const PrcmGradients& out,
+                       const View& workspace, const Context& context) {
+    if (in.cam.numel() == 0) {  // nothing was computed, nothing moves
+        fill_zero(out.query);
+        fill_zero(out.phi);
+        return;
+    }
+    auto run = in.cam.dtype == DType::kFloat64    ? backward<double, double>
+               : in.cam.dtype == DType::kFloat16  ? backward<HostHalf, float>
+               : in.cam.dtype == DType::kBFloat16 ? backward<HostBFloat16, float>
+                                                  : backward<float, float>;
+    run(shape, options, in, out, workspace, context);
+}
+
+}  // namespace wsss
