@@ -4,7 +4,24 @@ Every function takes `impl=`: None (by device), "reference" (plain PyTorch), "cp
 source run on the CPU).
 """
 
+from wsss_fast.ops.affinity import (
+    AffinityLabels,
+    affinity,
+    affinity_labels,
+    affinity_offsets,
+    affinity_pairs,
+    edge_affinity,
+)
 from wsss_fast.ops.dense_crf import dense_crf
 from wsss_fast.ops.pcm import pcm
 
-__all__ = ["dense_crf", "pcm"]
+__all__ = [
+    "AffinityLabels",
+    "affinity",
+    "affinity_labels",
+    "affinity_offsets",
+    "affinity_pairs",
+    "dense_crf",
+    "edge_affinity",
+    "pcm",
+]
