@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "affinity/affinity.h"
+#include "affinity/edge_affinity.h"
 #include "common/check.h"
 #include "common/simd.h"
 #include "common/view.h"
@@ -114,6 +116,16 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
     m.def("pcm_forward", wsss::pcm_forward, release_gil());
     m.def("pcm_backward_workspace", wsss::pcm_backward_workspace);
     m.def("pcm_backward", wsss::pcm_backward, release_gil());
+
+    m.def("affinity_forward_workspace", wsss::affinity_forward_workspace);
+    m.def("affinity_forward", wsss::affinity_forward, release_gil());
+    m.def("affinity_backward_workspace", wsss::affinity_backward_workspace);
+    m.def("affinity_backward", wsss::affinity_backward, release_gil());
+
+    m.def("edge_affinity_forward_workspace", wsss::edge_affinity_forward_workspace);
+    m.def("edge_affinity_forward", wsss::edge_affinity_forward, release_gil());
+    m.def("edge_affinity_backward_workspace", wsss::edge_affinity_backward_workspace);
+    m.def("edge_affinity_backward", wsss::edge_affinity_backward, release_gil());
 
     m.def("dense_crf_workspace", wsss::dense_crf_workspace);
     m.def("dense_crf", wsss::dense_crf, release_gil());
