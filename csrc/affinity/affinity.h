@@ -81,11 +81,13 @@ inline void check_affinity_gradient(const char* op, const char* argument, const 
 // Bytes of workspace the two calls below need; an upper bound.
 inline int64_t affinity_forward_workspace(const View& feature, int64_t radius, const Context& context) {
     const AffinityShape shape = check_affinity_input("affinity", "feature", feature, "[N, C, H, W]", radius, context);
+    if (shape.n * shape.pixels() == 0) return 0;
     return WSSS_RUN(affinity, forward_workspace, context, shape, feature.dtype, context);
 }
 
 inline int64_t affinity_backward_workspace(const View& feature, int64_t radius, const Context& context) {
     const AffinityShape shape = check_affinity_input("affinity", "feature", feature, "[N, C, H, W]", radius, context);
+    if (shape.n * shape.pixels() == 0) return 0;
     return WSSS_RUN(affinity, backward_workspace, context, shape, feature.dtype, context);
 }
 

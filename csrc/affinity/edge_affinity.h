@@ -88,11 +88,13 @@ inline AffinityShape check_edge(const View& edge, int64_t radius, const Context&
 // Bytes of workspace the two calls below need; an upper bound.
 inline int64_t edge_affinity_forward_workspace(const View& edge, int64_t radius, const Context& context) {
     const AffinityShape shape = check_edge(edge, radius, context);
+    if (shape.n * shape.pixels() == 0) return 0;
     return WSSS_RUN(edge_affinity, forward_workspace, context, shape, edge.dtype, context);
 }
 
 inline int64_t edge_affinity_backward_workspace(const View& edge, int64_t radius, const Context& context) {
     const AffinityShape shape = check_edge(edge, radius, context);
+    if (shape.n * shape.pixels() == 0) return 0;
     return WSSS_RUN(edge_affinity, backward_workspace, context, shape, edge.dtype, context);
 }
 
