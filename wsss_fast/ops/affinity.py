@@ -75,8 +75,8 @@ def edge_affinity(edge: Tensor, radius: int = 5, *, impl: str | None = None) -> 
     Returns:
         [N, E, H, W], contiguous, of the type of `edge`; 0 where p + offset is outside the image.
 
-    The gradient goes to the place of the maximum: of equal ones, the first in reading order. A NaN makes every pair NaN whose path
-    holds it. There is no second derivative. Errors are those of `affinity`.
+    The gradient goes to the place of the maximum: of equal ones, the first in reading order. A NaN makes every pair NaN whose
+    path holds it. There is no second derivative. Errors are those of `affinity`.
     """
     edge = _checked("edge_affinity", "edge", edge, "[N, 1, H, W]", radius)
     if edge.shape[1] != 1:

@@ -8,7 +8,7 @@ from wsss_fast.ops._reference.half_disc import half_disc
 
 
 def sources(x: Tensor, dy: int, dx: int, y: int = 0, left: int = 0) -> Tensor:
-    """The pixels p of x [..., H, W] whose p + (dy, dx) lies inside, moved by (y, left); (y, left) = (dy, dx) gives the targets."""
+    """The pixels of x [..., H, W] that have a partner (dy, dx) further on, moved by (y, left): by (dy, dx) the partners."""
     h, w = x.shape[-2:]
     rows, columns = max(h - dy, 0), max(w - abs(dx), 0)
     return x[..., y : y + rows, max(-dx, 0) + left : max(-dx, 0) + left + columns]

@@ -10,10 +10,7 @@ from wsss_fast.ops._reference.half_disc import half_disc
 def path(dy: int, dx: int) -> list[tuple[int, int]]:
     """The pixels less than 1 away from the segment from (0, 0) to (dy, dx), inside the box it spans, row by row."""
     return [
-        (y, x)
-        for y in range(dy + 1)
-        for x in range(min(dx, 0), max(dx, 0) + 1)
-        if (dy * x - dx * y) ** 2 < dy * dy + dx * dx
+        (y, x) for y in range(dy + 1) for x in range(min(dx, 0), max(dx, 0) + 1) if (dy * x - dx * y) ** 2 < dy * dy + dx * dx
     ]
 
 
