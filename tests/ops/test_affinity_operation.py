@@ -16,15 +16,15 @@ def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
-@pytest.mark.parametrize("impl", ["cpu", "reference"])
+@pytest.mark.parametrize("how", ["cpu", "reference"])
 @pytest.mark.parametrize("radius", [2, 4])
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
-def test_gradcheck(case: Case, impl: str, radius: int, layout: str) -> None:
+def test_gradcheck(case: Case, how: str, radius: int, layout: str) -> None:
     # a permutation: no two values so near that a finite difference crosses the kink
     x = torch.randperm(2 * (case.channels or 3) * 12, dtype=torch.float64).div(30).reshape(2, -1, 4, 3)
     x = LAYOUTS[layout](x).requires_grad_()
     # the whole Jacobian for the kernel; a random projection for the definition, whose graph is large
-    assert torch.autograd.gradcheck(lambda x: case.call(x, radius, impl=impl), (x,), fast_mode=impl == "reference")
+    assert torch.autograd.gradcheck(lambda x: case.call(x, radius, impl=how), (x,), fast_mode=how == "reference")
 
 
 def test_second_derivative_is_refused(case: Case, kernel: Implementation) -> None:
