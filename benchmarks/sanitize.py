@@ -105,7 +105,28 @@ def prcm(impl: str, device: str, dtype: torch.dtype) -> float:
     return worst
 
 
-OPERATIONS = {"pcm": pcm, "prcm": prcm, "dense_crf": dense_crf, "cam_merge": cam_merge}
+def affinity(impl: str, device: str, dtype: torch.dtype) -> float:
+    """affinity and edge_affinity, forward and gradient: channels split and not, partial tiles, a wide radius, strides."""
+    worst = 0.0
+    for (n, c, h, w), radius in (((1, 1, 1, 1), 5), ((1, 37, 9, 12), 5), ((2, 3, 9, 35), 5), ((1, 3, 5, 6), 14)):
+        generator = torch.Generator().manual_seed(h)
+        # steps that every type holds exactly: the sign of a difference is never in doubt
+        feature = (torch.randint(0, 33, (n, c, h, w), generator=generator) / 32).to(dtype).to(memory_format=torch.channels_last)
+        for name, x in (("affinity", feature), ("edge_affinity", feature[:, :1])):
+            run, back = (getattr(torch.ops.wsss_fast, name + part) for part in ("", "_backward"))
+            leaf = x.double().requires_grad_()
+            expected = getattr(ops, name)(leaf, radius, impl="reference")
+            grad = torch.randint(-8, 9, expected.shape, generator=generator).to(dtype)
+            (expected_gradient,) = torch.autograd.grad(expected, leaf, grad.double())
+            out = run(x.to(device), radius, impl)
+            saved = (x.to(device), out) if name == "affinity" else (x.to(device),)
+            gradient = back(grad.to(device), *saved, radius, impl)
+            if h * w > 1:
+                worst = max(worst, difference(out, expected), difference(gradient, expected_gradient))
+    return worst
+
+
+OPERATIONS = {"pcm": pcm, "prcm": prcm, "affinity": affinity, "dense_crf": dense_crf, "cam_merge": cam_merge}
 
 
 def difference(got: Tensor, expected: Tensor) -> float:

@@ -5,6 +5,8 @@
 #include <pybind11/stl.h>
 
 #include "cam_merge/cam_merge.h"
+#include "affinity/affinity.h"
+#include "affinity/edge_affinity.h"
 #include "common/check.h"
 #include "common/simd.h"
 #include "common/view.h"
@@ -142,6 +144,15 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
     m.def("prcm_forward", wsss::prcm_forward, release_gil());
     m.def("prcm_backward_workspace", wsss::prcm_backward_workspace);
     m.def("prcm_backward", wsss::prcm_backward, release_gil());
+    m.def("affinity_forward_workspace", wsss::affinity_forward_workspace);
+    m.def("affinity_forward", wsss::affinity_forward, release_gil());
+    m.def("affinity_backward_workspace", wsss::affinity_backward_workspace);
+    m.def("affinity_backward", wsss::affinity_backward, release_gil());
+
+    m.def("edge_affinity_forward_workspace", wsss::edge_affinity_forward_workspace);
+    m.def("edge_affinity_forward", wsss::edge_affinity_forward, release_gil());
+    m.def("edge_affinity_backward_workspace", wsss::edge_affinity_backward_workspace);
+    m.def("edge_affinity_backward", wsss::edge_affinity_backward, release_gil());
 
     m.def("dense_crf_workspace", wsss::dense_crf_workspace);
     m.def("dense_crf", wsss::dense_crf, release_gil());

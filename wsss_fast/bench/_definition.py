@@ -82,6 +82,7 @@ class Operation:
     modes: Mapping[str, tuple[str, ...]]
     default_modes: tuple[str, ...] = ("fwd", "fwdbwd")
     conditions: tuple[Condition, ...] = ()
+    result_shape: Callable[[Size], Size] | None = None  # where it is not that of the first input
     # dtype → largest relative error of the result and of gradients with which a contestant is timed at all
     tolerance: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: {"float32": (1e-4, 1e-2), "bfloat16": (5e-2, 2e-1), "float16": (1e-2, 1e-1)}

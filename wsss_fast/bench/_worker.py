@@ -141,7 +141,7 @@ class Problem:
             )
             for key, tensor in made.items()
         }
-        shape = next(iter(made.values())).shape
+        shape = operation.result_shape(case.size) if operation.result_shape else next(iter(made.values())).shape
         self.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
         self.exact: tuple[Tensor, ...] = ()
 

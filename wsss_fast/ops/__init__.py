@@ -4,9 +4,23 @@ Every function takes `impl=`: None (by device), "reference" (plain PyTorch), "cp
 source run on the CPU).
 """
 
+from wsss_fast.ops.affinity import AffinityLabels, affinity, affinity_labels, affinity_offsets, affinity_pairs, edge_affinity
 from wsss_fast.ops.cam_merge import CAM_MERGE, cam_merge
 from wsss_fast.ops.dense_crf import dense_crf
 from wsss_fast.ops.pcm import pcm
 from wsss_fast.ops.prcm import pcm_prcm, prcm
 
-__all__ = ["CAM_MERGE", "cam_merge", "dense_crf", "pcm", "pcm_prcm", "prcm"]
+__all__ = [
+    "AffinityLabels",
+    "CAM_MERGE",
+    "affinity",
+    "affinity_labels",
+    "affinity_offsets",
+    "affinity_pairs",
+    "cam_merge",
+    "dense_crf",
+    "edge_affinity",
+    "pcm",
+    "pcm_prcm",
+    "prcm",
+]
