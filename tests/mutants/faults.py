@@ -281,12 +281,12 @@ FAULTS = (
         (f"{AFFINITY_TESTS}::test_the_first_of_equal_edges_takes_the_gradient",),
     ),
     Fault(
-        "edge-path-border",
-        "pixels at distance 1 belong to the path",
-        "csrc/affinity/edge_affinity.h",
-        "while ((reach + 1) * (reach + 1) < square) ++reach;",
-        "while (reach * reach < square) ++reach;",
-        AFFINITY,
+        "edge-lost-nan",
+        "a NaN on a path is passed over",
+        EDGE_AFFINITY,
+        "((value != value) & (best == best))",
+        "((value != value) & (best != best))",
+        (f"{AFFINITY_TESTS}::test_not_finite",),
     ),
     Fault(
         "cuda-affinity-barrier",
