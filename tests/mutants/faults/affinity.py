@@ -71,4 +71,12 @@ FAULTS = (
         ("simt",),
         "_simt",
     ),
+    Fault(
+        "edge-lost-nan",
+        "a NaN on a path is passed over",
+        EDGE_AFFINITY,
+        "((value != value) & (best == best))",
+        "((value != value) & (best != best))",
+        (f"{AFFINITY_TESTS}::test_not_finite",),
+    ),
 )
