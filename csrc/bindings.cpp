@@ -9,6 +9,7 @@
 #include "common/view.h"
 #include "dense_crf/dense_crf.h"
 #include "pcm/pcm.h"
+#include "slic/slic.h"
 
 #ifndef WSSS_CUDA_ARCHS
 #define WSSS_CUDA_ARCHS ""
@@ -117,4 +118,7 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
 
     m.def("dense_crf_workspace", wsss::dense_crf_workspace);
     m.def("dense_crf", wsss::dense_crf, release_gil());
+
+    m.def("slic_workspace", wsss::slic_workspace);
+    m.def("slic", wsss::slic, release_gil());
 }
