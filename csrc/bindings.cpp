@@ -10,6 +10,7 @@
 #include "complementary/complementary.h"
 #include "dense_crf/dense_crf.h"
 #include "pcm/pcm.h"
+#include "slic/slic.h"
 
 #ifndef WSSS_CUDA_ARCHS
 #define WSSS_CUDA_ARCHS ""
@@ -149,4 +150,7 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
 
     m.def("dense_crf_workspace", wsss::dense_crf_workspace);
     m.def("dense_crf", wsss::dense_crf, release_gil());
+
+    m.def("slic_workspace", wsss::slic_workspace);
+    m.def("slic", wsss::slic, release_gil());
 }

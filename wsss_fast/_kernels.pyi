@@ -46,3 +46,14 @@ def dense_crf(
     workspace: View,
     context: Context,
 ) -> None: ...
+def slic_workspace(image: View, segments: int, context: Context) -> int: ...
+def slic(
+    image: View,
+    mask: View,
+    segments: int,
+    compactness: float,
+    iterations: int,
+    out: View,
+    workspace: View,
+    context: Context,
+) -> None: ...

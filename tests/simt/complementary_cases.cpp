@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "common/workspace.h"
 #include "simt/check_main.h"
 
 using namespace wsss;

@@ -7,5 +7,6 @@ source run on the CPU).
 from wsss_fast.ops.complementary import complementary_pair
 from wsss_fast.ops.dense_crf import dense_crf
 from wsss_fast.ops.pcm import pcm
+from wsss_fast.ops.slic import slic
 
-__all__ = ["complementary_pair", "dense_crf", "pcm"]
+__all__ = ["complementary_pair", "dense_crf", "pcm", "slic"]
