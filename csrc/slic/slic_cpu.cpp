@@ -17,13 +17,35 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "slic/slic.h"
-#include "slic/slic_connect.h"
 
 namespace wsss {
 namespace {
 
 constexpr int kTilePixels = kSlicTileWidth * kSlicTileHeight;
-constexpr int kSumFields = 6;  // l, a, b, x, y, count; x and y counted from the tile's corner
+constexpr int kSumFields = 8;  // l, a, b, x, y, count and two unused; x and y counted from the tile's corner
+
+// What connecting segments needs, for each run of one label in a row; there are at most as many as pixels.
+struct SlicRuns {
+    int32_t* start;   // first pixel; the last run is followed by the number of pixels
+    int32_t* label;   // -1: takes no part
+    int32_t* parent;  // its segment, or on the way to it
+    int32_t* size;    // of segments: pixels
+    int32_t* above;   // the last run of the row above that touches it
+    int32_t* below;   // the last run of the row below that touches it
+    int32_t* list;
+    uint64_t* key;   // of small segments: the best neighbour so far
+    int32_t* first;  // [height + 1] first run of each row
+
+    static SlicRuns take(Carver* carver, int64_t height, int64_t width) {
+        const int64_t most = height * width + 1;
+        SlicRuns runs{};
+        for (int32_t** array : {&runs.start, &runs.label, &runs.parent, &runs.size, &runs.above, &runs.below, &runs.list})
+            *array = carver->take<int32_t>(most);
+        runs.key = carver->take<uint64_t>(most);
+        runs.first = carver->take<int32_t>(height + 1);
+        return runs;
+    }
+};
 
 struct Work {
     SlicPlan plan;
@@ -32,13 +54,14 @@ struct Work {
     int threads;
     int32_t* out;  // [n][height][width]
     // an image, each:
-    int32_t* la;          // [tiles][16][32] L | a << 16
-    int32_t* bx;          // [tiles][16][32] b | x << 16
-    uint32_t* valid;      // [tiles][16] a bit for each pixel that takes part
-    int32_t* sums;        // [tiles][2^slot_bits][kSumFields]
-    SlicCentre* centres;  // [labels]
-    SlicSums* totals;     // [labels]
-    SlicRuns* runs;       // [images]
+    int32_t* la;             // [tiles][16][32] L | a << 16
+    int32_t* bx;             // [tiles][16][32] b | x << 16
+    uint32_t* valid;         // [tiles][16] a bit for each pixel that takes part
+    int32_t* sums;           // [tiles][2^slot_bits][kSumFields]
+    SlicCentre* centres;     // [labels]
+    SlicCost* colour_costs;  // [labels]
+    SlicSums* totals;        // [labels]
+    SlicRuns* runs;          // [images]
 };
 
 // Strides of the inputs in bytes.
@@ -49,12 +72,17 @@ struct Source {
     int64_t mask_n, mask_y, mask_x;
 };
 
-// The costs of a tile's candidates, in pairs as the pixels are.
+// The costs of a tile's candidates: in pairs as the pixels are; y and base times 2^slot_bits, and the slot in the free bits.
 struct TileCosts {
     int count;
     int32_t la[kSlicLargestSlots], bx[kSlicLargestSlots], y[kSlicLargestSlots], base[kSlicLargestSlots];
     int32_t label[kSlicLargestSlots];
 };
+
+// Two 16-bit numbers in a word.
+inline int32_t pair_of(int32_t low, int32_t high) {
+    return static_cast<int32_t>((static_cast<uint32_t>(low) & 0xffff) | static_cast<uint32_t>(high) << 16);
+}
 
 struct TileRows {
     int count;
@@ -64,28 +92,32 @@ struct TileRows {
 void tile_costs(const Work& work, int64_t at, int64_t tile_row, int64_t tile_col, int64_t round, TileCosts* costs) {
     const SlicPlan& plan = work.plan;
     const SlicRange rows = slic_candidate_rows(plan, tile_row), cols = slic_candidate_cols(plan, tile_col);
-    const int64_t colour = round == 0 ? 0 : plan.colour, space = round == 0 ? plan.space_alone : plan.space;
-    costs->count = 0;
+    const int64_t space = round == 0 ? plan.space_alone : plan.space;
+    int s = 0;
     for (int32_t row = rows.first; row < rows.first + rows.count; ++row)
-        for (int32_t col = cols.first; col < cols.first + cols.count; ++col) {
-            const int64_t label = static_cast<int64_t>(row) * plan.cols + col;
-            const SlicCost cost = slic_cost(plan, work.centres[at * plan.labels() + label], tile_col * kSlicTileWidth,
-                                            tile_row * kSlicTileHeight, colour, space);
-            const int s = costs->count++;
+        for (int32_t col = cols.first; col < cols.first + cols.count; ++col, ++s) {
+            const int64_t label = static_cast<int64_t>(row) * plan.cols + col, from = at * plan.labels() + label;
+            const SlicCost cost = slic_cost(work.colour_costs[from], work.centres[from], tile_col * kSlicTileWidth,
+                                            tile_row * kSlicTileHeight, space);
             costs->label[s] = static_cast<int32_t>(label);
-            costs->la[s] = (cost.l & 0xffff) | static_cast<int32_t>(static_cast<uint32_t>(cost.a) << 16);
-            costs->bx[s] = (cost.b & 0xffff) | static_cast<int32_t>(static_cast<uint32_t>(cost.x) << 16);
-            costs->y[s] = cost.y;
-            costs->base[s] = cost.base;
+            costs->la[s] = pair_of(cost.l, cost.a);
+            costs->bx[s] = pair_of(cost.b, cost.x);
+            costs->y[s] = cost.y * (1 << plan.slot_bits);
+            costs->base[s] = cost.base * (1 << plan.slot_bits) + s;
         }
+    costs->count = s;
 }
 
 // Before round 0 the centres are laid out; before any other, each becomes the mean of what the round before gave it.
 void move_centres(const Work& work, int64_t at, int64_t round) {
     const SlicPlan& plan = work.plan;
     SlicCentre* centres = work.centres + at * plan.labels();
+    SlicCost* colour_costs = work.colour_costs + at * plan.labels();
     if (round == 0) {
-        for (int64_t label = 0; label < plan.labels(); ++label) centres[label] = slic_first_centre(plan, label);
+        for (int64_t label = 0; label < plan.labels(); ++label) {
+            centres[label] = slic_first_centre(plan, label);
+            colour_costs[label] = slic_colour_cost(plan, centres[label], 0);
+        }
         return;
     }
     SlicSums* totals = work.totals + at * plan.labels();
@@ -106,7 +138,10 @@ void move_centres(const Work& work, int64_t at, int64_t round) {
                 to.count += given[5];
             }
     }
-    for (int64_t label = 0; label < plan.labels(); ++label) centres[label] = slic_moved(centres[label], totals[label], round - 1);
+    for (int64_t label = 0; label < plan.labels(); ++label) {
+        centres[label] = slic_moved(centres[label], totals[label], round - 1);
+        colour_costs[label] = slic_colour_cost(plan, centres[label], plan.colour);
+    }
 }
 
 #define WSSS_SIMD_BODY "slic/slic_cpu_body.h"
@@ -124,6 +159,7 @@ Work plan_work(const SlicShape& shape, const SlicPlan& plan, const Context& cont
     work.valid = carver->take<uint32_t>(tiles * kSlicTileHeight);
     work.sums = carver->take<int32_t>((tiles << plan.slot_bits) * kSumFields);
     work.centres = carver->take<SlicCentre>(work.images * plan.labels());
+    work.colour_costs = carver->take<SlicCost>(work.images * plan.labels());
     work.totals = carver->take<SlicSums>(work.images * plan.labels());
     work.runs = carver->take<SlicRuns>(work.images);
     for (int64_t image = 0; image < work.images; ++image) {

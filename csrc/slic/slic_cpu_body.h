@@ -5,6 +5,7 @@
 constexpr int kRowVectors = kSlicTileWidth / kLanes<int32_t>;
 
 using Int = Vec<int32_t>;
+using Four = typename VectorOf<int32_t, 16>::type;
 
 inline Int broadcast(int32_t value) {
     return Int{} + value;
@@ -27,11 +28,26 @@ inline Int dot(Int a, Int b) {
 #endif
 }
 
-inline int32_t sum_of_lanes(Int value) {
-    int32_t sum = 0;
-    for (int i = 0; i < kLanes<int32_t>; ++i) sum += value[i];
-    return sum;
+// Each word of the result: the sum of the lanes of one argument.
+inline Four sum_lanes(Int a, Int b, Int c, Int d) {
+    const Int rows[4] = {a, b, c, d};
+    Four sums[4];  // lanes i, i + 4, i + 8, ... added
+    for (int i = 0; i < 4; ++i) {
+        const Four* parts = reinterpret_cast<const Four*>(rows + i);
+        sums[i] = parts[0];
+        for (int part = 1; part < kLanes<int32_t> / 4; ++part) sums[i] += parts[part];
+    }
+#if defined(__x86_64__)
+    const __m128i ab = _mm_hadd_epi32((__m128i)sums[0], (__m128i)sums[1]);
+    return (Four)_mm_hadd_epi32(ab, _mm_hadd_epi32((__m128i)sums[2], (__m128i)sums[3]));
+#else
+    Four result;
+    for (int i = 0; i < 4; ++i) result[i] = sums[i][0] + sums[i][1] + sums[i][2] + sums[i][3];
+    return result;
+#endif
 }
+
+#include "slic/slic_connect_body.h"
 
 // One row of tiles: colours as packed words, and which pixels take part.
 inline void colour_tiles(const Work& work, const Source& source, int64_t image, int64_t at, int64_t tile_row) {
@@ -59,8 +75,8 @@ inline void colour_tiles(const Work& work, const Source& source, int64_t image, 
             int32_t* bx = work.bx + tile * kTilePixels + row * kSlicTileWidth;
             for (int i = 0; i < kSlicTileWidth; ++i) {
                 const Lab lab = lab_of_roots(root[0][i], root[1][i], root[2][i]);
-                la[i] = (lab.l & 0xffff) | lab.a << 16;
-                bx[i] = (lab.b & 0xffff) | i << 16;
+                la[i] = pair_of(lab.l, lab.a);
+                bx[i] = pair_of(lab.b, i);
             }
             uint32_t bits = width == kSlicTileWidth ? ~0u : (1u << width) - 1;
             if (source.mask) {
@@ -77,6 +93,7 @@ inline void colour_tiles(const Work& work, const Source& source, int64_t image, 
 inline void choose(const Work& work, int64_t tile, const TileCosts& costs, const TileRows& rows, int32_t* slot) {
     const int bits = work.plan.slot_bits;
     const Int mask = broadcast((1 << bits) - 1);
+    int32_t base[kSlicLargestSlots];  // of a row
     Int lane{};
     for (int i = 0; i < kLanes<int32_t>; ++i) lane[i] = i;
     for (int r = 0; r < rows.count; ++r) {
@@ -85,12 +102,13 @@ inline void choose(const Work& work, int64_t tile, const TileCosts& costs, const
         const int32_t* bx = work.bx + tile * kTilePixels + row * kSlicTileWidth;
         Int best[kRowVectors];
         for (int v = 0; v < kRowVectors; ++v) best[v] = broadcast(INT32_MAX);
+        for (int s = 0; s < costs.count; s += kLanes<int32_t>)
+            *reinterpret_cast<Int*>(base + s) = load(costs.base + s) + row * load(costs.y + s);
         for (int s = 0; s < costs.count; ++s) {
-            const Int of_la = broadcast(costs.la[s]), of_bx = broadcast(costs.bx[s]);
-            const Int base = broadcast(((costs.base[s] + row * costs.y[s]) << bits) + s);
+            const Int of_la = broadcast(costs.la[s]), of_bx = broadcast(costs.bx[s]), of_row = broadcast(base[s]);
             for (int v = 0; v < kRowVectors; ++v) {
                 const int at = v * kLanes<int32_t>;
-                const Int cost = ((dot(load(la + at), of_la) + dot(load(bx + at), of_bx)) << bits) + base;
+                const Int cost = ((dot(load(la + at), of_la) + dot(load(bx + at), of_bx)) << bits) + of_row;
                 best[v] = cost < best[v] ? cost : best[v];
             }
         }
@@ -106,7 +124,7 @@ inline void choose(const Work& work, int64_t tile, const TileCosts& costs, const
 // What each slot of a tile was given. 16-bit lanes hold the sums of 8 rows even where a vector has 4 words: 64 * 432 < 2^15.
 inline void gather(const Work& work, int64_t tile, int slots, const TileRows& rows, const int32_t* slot) {
     for (int s = 0; s < slots; ++s) {
-        int32_t l = 0, a = 0, b = 0, x = 0, y = 0, count = 0;
+        Four colour_and_x{}, number_and_y{};
         for (int first = 0; first < rows.count; first += 8) {
             Vec<int16_t> la{}, bx{};
             Int number{};  // pixels, and the sum of their rows << 16
@@ -121,15 +139,12 @@ inline void gather(const Work& work, int64_t tile, int slots, const TileRows& ro
                     number += mine & one;
                 }
             }
-            l += sum_of_lanes((Int)la << 16 >> 16);
-            a += sum_of_lanes((Int)la >> 16);
-            b += sum_of_lanes((Int)bx << 16 >> 16);
-            x += sum_of_lanes((Int)bx >> 16);
-            count += sum_of_lanes(number & 0xffff);
-            y += sum_of_lanes(number >> 16);
+            colour_and_x += sum_lanes((Int)la << 16 >> 16, (Int)la >> 16, (Int)bx << 16 >> 16, (Int)bx >> 16);
+            number_and_y += sum_lanes(number >> 16, number & 0xffff, Int{}, Int{});
         }
         int32_t* to = work.sums + ((tile << work.plan.slot_bits) + s) * kSumFields;
-        to[0] = l, to[1] = a, to[2] = b, to[3] = x, to[4] = y, to[5] = count;
+        *reinterpret_cast<Four*>(to) = colour_and_x;
+        *reinterpret_cast<Four*>(to + 4) = number_and_y;
     }
 }
 
@@ -178,7 +193,7 @@ inline void segment_images(const Work& work, const Source& source) {
         }
         parallel_for(images, work.threads, [&](int64_t at, int) {
             int32_t* labels = work.out + (start + at) * work.plan.height * work.plan.width;
-            SlicSegments(work.plan, work.centres + at * work.plan.labels(), work.runs[at], labels).connect();
+            connect_segments(work.plan, work.centres + at * work.plan.labels(), work.runs[at], labels);
         });
     }
 }

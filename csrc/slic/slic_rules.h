@@ -124,7 +124,7 @@ constexpr SlicPlan make_slic_plan(int64_t height, int64_t width, int64_t segment
         if (slic_candidate_rows(plan, t).count > down) down = slic_candidate_rows(plan, t).count;
     while ((int64_t{1} << plan.slot_bits) < across * down) ++plan.slot_bits;
     plan.row_stride = height >= 8 * plan.rows ? 3 : 1;
-    plan.minimum = height * width / (4 * plan.labels());
+    plan.minimum = height * width / (5 * plan.labels());
 
     // `scale` turns distances into costs: as large as 16-bit coefficients and 30 - slot_bits bits of cost allow. A centre is
     // at most `reach` pixels from the corner of a tile that it is a candidate of; colours are at most 710 steps from grey.
@@ -161,19 +161,26 @@ constexpr SlicCentre slic_moved(const SlicCentre& centre, const SlicSums& sums, 
             slic_mean(sums.x, sums.count), slic_mean(sums.y, sums.count)};
 }
 
-// The cost of a centre in the tile whose corner is (x, y), with weights `colour` and `space`.
-constexpr SlicCost slic_cost(const SlicPlan& plan, const SlicCentre& centre, int64_t x, int64_t y, int64_t colour,
-                             int64_t space) {
+// The cost of a centre's colour, with weight `colour`; what it costs to be far from it is added in each tile.
+constexpr SlicCost slic_colour_cost(const SlicPlan& plan, const SlicCentre& centre, int64_t colour) {
     if (centre.l == kSlicNoCentre) return {int32_t{1} << (30 - plan.slot_bits), 0, 0, 0, 0, 0};
     const int64_t l = centre.l, a = centre.a, b = centre.b;
-    const int64_t dx = centre.x - kSlicFraction * x, dy = centre.y - kSlicFraction * y;
-    return {static_cast<int32_t>(slic_rounded_shift(colour * (l * l + a * a + b * b), 20) +
-                                 slic_rounded_shift(space * (dx * dx + dy * dy), 28)),
+    return {static_cast<int32_t>(slic_rounded_shift(colour * (l * l + a * a + b * b), 20)),
             static_cast<int32_t>(-slic_rounded_shift(2 * colour * l, 16)),
             static_cast<int32_t>(-slic_rounded_shift(2 * colour * a, 16)),
             static_cast<int32_t>(-slic_rounded_shift(2 * colour * b, 16)),
-            static_cast<int32_t>(-slic_rounded_shift(2 * space * dx, 24)),
-            static_cast<int32_t>(-slic_rounded_shift(2 * space * dy, 24))};
+            0,
+            0};
+}
+
+// The whole cost in the tile whose corner is (x, y): `cost` as above, and the weight `space` of distance.
+constexpr SlicCost slic_cost(SlicCost cost, const SlicCentre& centre, int64_t x, int64_t y, int64_t space) {
+    if (centre.l == kSlicNoCentre) return cost;
+    const int64_t dx = centre.x - kSlicFraction * x, dy = centre.y - kSlicFraction * y;
+    cost.base += static_cast<int32_t>(slic_rounded_shift(space * (dx * dx + dy * dy), 28));
+    cost.x = static_cast<int32_t>(-slic_rounded_shift(2 * space * dx, 24));
+    cost.y = static_cast<int32_t>(-slic_rounded_shift(2 * space * dy, 24));
+    return cost;
 }
 
 // How little a small segment of label `from` likes to join a neighbour: by the distance of their labels' colours (below 2^29),

@@ -97,7 +97,7 @@ def _assignment(lab: Tensor, valid: Tensor, segments: int, compactness: float, i
         slot = best & ((1 << bits) - 1)
         label = (row[taken] + slot // across) * cols + col + slot % across
         if turn == iterations:
-            return torch.where(valid, label, -1), centre[:, :3], h * w // (4 * rows * cols)
+            return torch.where(valid, label, -1), centre[:, :3], h * w // (5 * rows * cols)
         sums = torch.zeros((rows * cols, 6), dtype=torch.int64, device=lab.device)
         sums.index_add_(0, label[valid[taken]], pixel[taken][valid[taken]])
         total, count = sums[:, :5], sums[:, 5:]
