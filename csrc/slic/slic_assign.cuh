@@ -199,8 +199,8 @@ __device__ void run_tile(const Work& work, int64_t index, int64_t round) {
         const int64_t label =
             int64_t{tile.rows.first + thread / tile.cols.count} * plan.cols + tile.cols.first + thread % tile.cols.count;
         const SlicCentre centre = move_candidate(work, tile, thread, label, round);
-        const SlicCost cost =
-            slic_cost(plan, centre, tile.x, tile.y, round == 0 ? 0 : plan.colour, round == 0 ? plan.space_alone : plan.space);
+        const SlicCost colour = slic_colour_cost(plan, centre, round == 0 ? 0 : plan.colour);
+        const SlicCost cost = slic_cost(colour, centre, tile.x, tile.y, round == 0 ? plan.space_alone : plan.space);
         candidates[thread] = {cost.base, cost.l, cost.a, cost.b, cost.x, cost.y, static_cast<int32_t>(label), 0};
         for (int field = 0; field < kFields; ++field) sums[thread][field] = 0;
     }

@@ -36,8 +36,9 @@ std::vector<int64_t> assign(const SlicPlan& plan, const Image& image, int64_t it
                 for (int64_t row = rows.first; row < rows.first + rows.count; ++row)
                     for (int64_t col = cols.first; col < cols.first + cols.count; ++col) {
                         const int64_t k = row * plan.cols + col;
-                        const SlicCost c = slic_cost(plan, (*centres)[static_cast<size_t>(k)], tile_col * kSlicTileWidth,
-                                                     tile_row * kSlicTileHeight, round == 0 ? 0 : plan.colour,
+                        const SlicCentre& centre = (*centres)[static_cast<size_t>(k)];
+                        const SlicCost c = slic_cost(slic_colour_cost(plan, centre, round == 0 ? 0 : plan.colour), centre,
+                                                     tile_col * kSlicTileWidth, tile_row * kSlicTileHeight,
                                                      round == 0 ? plan.space_alone : plan.space);
                         const int64_t cost = c.base + int64_t{c.l} * lab.l + int64_t{c.a} * lab.a + int64_t{c.b} * lab.b +
                                              c.x * (x % kSlicTileWidth) + c.y * (y % kSlicTileHeight);
