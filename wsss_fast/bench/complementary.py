@@ -53,10 +53,7 @@ def with_numpy() -> Function:
 
     def one(image: Tensor, segments: Tensor, hidden: Tensor) -> Tensor:
         pixels, mask = image.numpy(), np.isin(segments.numpy(), np.flatnonzero(hidden.numpy()))
-        first, second = pixels.copy(), pixels.copy()
-        first[:, mask] = 0
-        second[:, ~mask] = 0
-        float(1 - mask.mean())
+        first, _, _ = pixels * ~mask, pixels * mask, 1 - mask.mean()  # quicker than assigning to a copy
         return torch.from_numpy(first)
 
     return lambda *batch: _batched(one, batch)
