@@ -134,7 +134,7 @@ def _connected(labels: Tensor, colours: Tensor, minimum: int) -> Tensor:
     label = flat.clone()
     while True:
         size = torch.bincount(name[flat >= 0], minlength=h * w)
-        a, b = name[pairs].unique(dim=1)
+        a, b = name[pairs]
         greater = (size[b] > size[a]) | ((size[b] == size[a]) & (b < a))
         a, b = (end[(size[a] < minimum) & greater] for end in (a, b))
         if len(a) == 0:
