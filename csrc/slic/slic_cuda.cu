@@ -10,8 +10,8 @@
 // Estimate for 448 x 448, 200 segments, 10 iterations (it has never run on a GPU): 392 tiles, all resident at three blocks a
 // multiprocessor of an H200. A round is a chain of latencies, 1 microsecond of L2 reads and divisions, 0.5 of sums and atomics
 // and 1.2 for the barrier, so 11 rounds are about 30 microseconds; pieces 6, merging 5 a round with commonly three or four of
-// them, numbering 5: 55 to 65 in all. Arithmetic and memory traffic are below a tenth of it. Batches fill the waiting: 8 images
-// should take less than twice as long as one.
+// them, numbering 5: 55 to 65 in all. Arithmetic and memory traffic are below a tenth of it. A batch of 8 is 8
+// tiles a block, which overlap at three blocks a multiprocessor: about three times as long as one image.
 
 #include <algorithm>
 
