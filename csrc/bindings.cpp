@@ -10,9 +10,11 @@
 #include "common/check.h"
 #include "common/simd.h"
 #include "common/view.h"
+#include "complementary/complementary.h"
 #include "dense_crf/dense_crf.h"
 #include "pcm/pcm.h"
 #include "prcm/prcm.h"
+#include "slic/slic.h"
 
 #ifndef WSSS_CUDA_ARCHS
 #define WSSS_CUDA_ARCHS ""
@@ -90,6 +92,30 @@ struct type_caster<wsss::CamMergeSettings> {
         value.eps = fields[6].cast<double>();
         value.scale = fields[7].cast<double>();
         value.multiple = fields[8].cast<int64_t>();
+// (grid, hide, rule, seed)
+template <>
+struct type_caster<wsss::PairOptions> {
+    PYBIND11_TYPE_CASTER(wsss::PairOptions, const_name("PairOptions"));
+
+    bool load(handle source, bool) {
+        const auto fields = reinterpret_borrow<tuple>(source);
+        value.grid = fields[0].cast<std::vector<int64_t>>();
+        value.hide = fields[1].cast<double>();
+        value.rule = static_cast<wsss::PairRule>(fields[2].cast<int>());
+        value.seed = fields[3].cast<int64_t>();
+        return true;
+    }
+};
+
+// (first, second, share, side)
+template <>
+struct type_caster<wsss::PairOutputs> {
+    PYBIND11_TYPE_CASTER(wsss::PairOutputs, const_name("PairOutputs"));
+
+    bool load(handle source, bool) {
+        const auto fields = reinterpret_borrow<tuple>(source);
+        value = {fields[0].cast<wsss::View>(), fields[1].cast<wsss::View>(), fields[2].cast<wsss::View>(),
+                 fields[3].cast<wsss::View>()};
         return true;
     }
 };
@@ -153,10 +179,14 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
     m.def("edge_affinity_forward", wsss::edge_affinity_forward, release_gil());
     m.def("edge_affinity_backward_workspace", wsss::edge_affinity_backward_workspace);
     m.def("edge_affinity_backward", wsss::edge_affinity_backward, release_gil());
+    m.def("complementary_pair_workspace", wsss::complementary_pair_workspace);
+    m.def("complementary_pair", wsss::complementary_pair, release_gil());
 
     m.def("dense_crf_workspace", wsss::dense_crf_workspace);
     m.def("dense_crf", wsss::dense_crf, release_gil());
 
     m.def("cam_merge_workspace", wsss::cam_merge_workspace);
     m.def("cam_merge", wsss::cam_merge, release_gil());
+    m.def("slic_workspace", wsss::slic_workspace);
+    m.def("slic", wsss::slic, release_gil());
 }

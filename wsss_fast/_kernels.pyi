@@ -68,6 +68,17 @@ def edge_affinity_forward_workspace(edge: View, radius: int, context: Context) -
 def edge_affinity_forward(edge: View, radius: int, out: View, workspace: View, context: Context) -> None: ...
 def edge_affinity_backward_workspace(edge: View, radius: int, context: Context) -> int: ...
 def edge_affinity_backward(grad: View, edge: View, radius: int, grad_edge: View, workspace: View, context: Context) -> None: ...
+def complementary_pair_workspace(
+    image: View, segments: View, options: tuple[list[int], float, int, int], context: Context
+) -> int: ...
+def complementary_pair(
+    image: View,
+    segments: View,
+    options: tuple[list[int], float, int, int],
+    outputs: tuple[View, View, View, View],
+    workspace: View,
+    context: Context,
+) -> None: ...
 def dense_crf_workspace(unary: View, terms: list[tuple[View, View, int]], context: Context) -> int: ...
 def dense_crf(
     unary: View,
@@ -87,6 +98,13 @@ def cam_merge(
     flipped: list[bool],
     present: View,
     settings: tuple[bool, bool, bool, bool, bool, float | None, float, float, int],
+def slic_workspace(image: View, segments: int, context: Context) -> int: ...
+def slic(
+    image: View,
+    mask: View,
+    segments: int,
+    compactness: float,
+    iterations: int,
     out: View,
     workspace: View,
     context: Context,

@@ -6,9 +6,11 @@ source run on the CPU).
 
 from wsss_fast.ops.affinity import AffinityLabels, affinity, affinity_labels, affinity_offsets, affinity_pairs, edge_affinity
 from wsss_fast.ops.cam_merge import CAM_MERGE, cam_merge
+from wsss_fast.ops.complementary import complementary_pair
 from wsss_fast.ops.dense_crf import dense_crf
 from wsss_fast.ops.pcm import pcm
 from wsss_fast.ops.prcm import pcm_prcm, prcm
+from wsss_fast.ops.slic import slic
 
 __all__ = [
     "AffinityLabels",
@@ -18,9 +20,11 @@ __all__ = [
     "affinity_offsets",
     "affinity_pairs",
     "cam_merge",
+    "complementary_pair",
     "dense_crf",
     "edge_affinity",
     "pcm",
     "pcm_prcm",
     "prcm",
+    "slic",
 ]

@@ -1,0 +1,110 @@
+"""SLIC superpixels: an image cut into connected pieces of like colour."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wsss_fast.ops import _check, _library
+from wsss_fast.ops._reference.slic import slic as _reference
+from wsss_fast.ops._view import Call, empty
+
+__all__ = ["slic"]
+
+LARGEST = 1e6  # kSlicLargestCompactness in csrc/slic/slic_rules.h
+
+
+def slic(
+    image: Tensor,
+    segments: int = 200,
+    compactness: float = 10,
+    iterations: int = 10,
+    mask: Tensor | None = None,
+    *,
+    impl: str | None = None,
+) -> Tensor:
+    """Cut images into about `segments` connected pieces of like colour.
+
+    Every pixel goes to the nearest of a grid of centres by (CIELAB colours; S is the spacing of the grid)::
+
+        |lab_p - lab_k|^2 + (compactness / S)^2 |xy_p - xy_k|^2
+
+    every centre to the mean of its pixels, and so on; then labels are cut into their connected pieces, of which those smaller
+    than a quarter of a grid cell join a neighbour. docs/slic.md tells the details.
+
+    Args:
+        image: [N, 3, H, W] uint8 sRGB, any strides.
+        segments: 1 or more. The grid comes near to this number, with cells of 2x2 pixels at least; pieces that split off or
+            are swallowed move the result by some percent.
+        compactness: above 0, at most 1e6. Large: square segments; small: segments that follow every edge.
+        iterations: 0 or more; 0 gives the cells of the grid.
+        mask: [N, H, W] or [N, 1, H, W] bool; True takes part. The grid is that of the whole image, so an image of which half
+            takes part gets about half the segments.
+        impl: None (by device), "reference", "cpu", "simt" or "cuda".
+
+    Returns:
+        [N, H, W] int32: the segments of an image are numbered 0 .. K-1 in raster order of their first pixels, each connected
+        by its pixels' four neighbours; -1 where the mask is False. The same on every device and for every number of threads.
+
+    Raises:
+        TypeError, ValueError: naming the argument. RuntimeError: as for every operation.
+    """
+    _check.tensor("slic", "image", image, "[N, 3, H, W]")
+    if image.dtype != torch.uint8:
+        hint = "colours are 0 to 255; (image * 255).round().to(torch.uint8) turns an image in [0, 1] into them"
+        raise TypeError(_check.complaint("slic", "image", "be of type uint8", _check.short(image.dtype), hint))
+    if image.shape[1] != 3:
+        hint = "channels come first: image.permute(0, 3, 1, 2)" if image.shape[-1] == 3 else ""
+        raise ValueError(_check.complaint("slic", "image", "have shape [N, 3, H, W]", list(image.shape), hint))
+    _check_number("segments", segments, 1)
+    _check_number("iterations", iterations, 0)
+    good = isinstance(compactness, (int, float)) and not isinstance(compactness, bool) and 0 < compactness <= LARGEST
+    if not good:
+        raise ValueError(_check.complaint("slic", "compactness", f"be above 0 and at most {LARGEST:g}", repr(compactness)))
+    if mask is not None:
+        mask = _checked_mask(mask, image)
+    impl = _check.implementation("slic", impl, image)
+    if impl == "reference":
+        return _reference(image, segments, compactness, iterations, mask)
+    return torch.ops.wsss_fast.slic(image, segments, compactness, iterations, mask, impl)
+
+
+def _check_number(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)) or value < least:
+        raise ValueError(_check.complaint("slic", name, f"be a whole number, {least} or more", repr(value)))
+
+
+def _checked_mask(mask: Tensor, image: Tensor) -> Tensor:
+    """[N, H, W], of what the caller gave."""
+    n, _, h, w = image.shape
+    if isinstance(mask, Tensor) and mask.shape == (n, 1, h, w):
+        mask = mask[:, 0]
+    _check.tensor("slic", "mask", mask, "[N, H, W]")
+    if mask.dtype != torch.bool:
+        hint = "True takes part; mask != 0 makes one"
+        raise TypeError(_check.complaint("slic", "mask", "be of type bool", _check.short(mask.dtype), hint))
+    if mask.shape != (n, h, w):
+        expected = f"have shape [N, H, W] or [N, 1, H, W] with N, H, W of 'image' {list(image.shape)}"
+        raise ValueError(_check.complaint("slic", "mask", expected, list(mask.shape)))
+    if mask.device != image.device:
+        raise ValueError(_check.complaint("slic", "mask", f"be on the device of 'image' ({image.device})", mask.device))
+    return mask
+
+
+def _run(image: Tensor, segments: int, compactness: float, iterations: int, mask: Tensor | None, impl: str) -> Tensor:
+    out = empty("slic", "out", (image.shape[0], *image.shape[2:]), torch.int32, image.device)
+    call = Call("slic", impl, image)
+    pixels = call.view(image)
+    workspace = call.workspace(call.module.slic_workspace(pixels, segments, call.context))
+    call.module.slic(pixels, call.view(mask), segments, compactness, iterations, call.view(out), workspace, call.context)
+    return out
+
+
+def _fake(image: Tensor, *_: object) -> Tensor:
+    n, _, h, w = image.shape
+    return image.new_empty((n, h, w), dtype=torch.int32)
+
+
+_library.define(
+    "slic(Tensor image, int segments, float compactness, int iterations, Tensor? mask, str impl) -> Tensor", _run, _fake
+)
