@@ -1,1 +1,5 @@
-"""Networks, each in a file of its own. Importing this package imports none of them."""
+"""Networks, each in a file of its own, and their weights. Importing this package imports no network."""
+
+from wsss_fast.nets.weights import load_checkpoint
+
+__all__ = ["load_checkpoint"]
