@@ -9,6 +9,7 @@
 #include "common/view.h"
 #include "dense_crf/dense_crf.h"
 #include "pcm/pcm.h"
+#include "random_walk/random_walk.h"
 
 #ifndef WSSS_CUDA_ARCHS
 #define WSSS_CUDA_ARCHS ""
@@ -69,6 +70,23 @@ struct type_caster<wsss::CrfTerm> {
     }
 };
 
+// (radius, beta, steps, chebyshev, tolerance, published)
+template <>
+struct type_caster<wsss::WalkSettings> {
+    PYBIND11_TYPE_CASTER(wsss::WalkSettings, const_name("WalkSettings"));
+
+    bool load(handle source, bool) {
+        const auto fields = reinterpret_borrow<tuple>(source);
+        value.radius = fields[0].cast<int64_t>();
+        value.beta = fields[1].cast<double>();
+        value.steps = fields[2].cast<int64_t>();
+        value.chebyshev = fields[3].cast<bool>();
+        value.tolerance = fields[4].cast<double>();
+        value.published = fields[5].cast<bool>();
+        return true;
+    }
+};
+
 }  // namespace pybind11::detail
 
 namespace {
@@ -117,4 +135,7 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
 
     m.def("dense_crf_workspace", wsss::dense_crf_workspace);
     m.def("dense_crf", wsss::dense_crf, release_gil());
+
+    m.def("random_walk_workspace", wsss::random_walk_workspace);
+    m.def("random_walk", wsss::random_walk, release_gil());
 }

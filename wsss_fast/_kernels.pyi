@@ -35,3 +35,14 @@ def dense_crf(
     workspace: View,
     context: Context,
 ) -> None: ...
+def random_walk_workspace(
+    cam: View, affinity: View, settings: tuple[int, float, int, bool, float, bool], context: Context
+) -> int: ...
+def random_walk(
+    cam: View,
+    affinity: View,
+    settings: tuple[int, float, int, bool, float, bool],
+    out: View,
+    workspace: View,
+    context: Context,
+) -> None: ...

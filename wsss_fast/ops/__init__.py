@@ -6,5 +6,6 @@ source run on the CPU).
 
 from wsss_fast.ops.dense_crf import dense_crf
 from wsss_fast.ops.pcm import pcm
+from wsss_fast.ops.random_walk import random_walk
 
-__all__ = ["dense_crf", "pcm"]
+__all__ = ["dense_crf", "pcm", "random_walk"]
