@@ -14,7 +14,6 @@
 // (float64 for float64). Results are the same bits on every run and for every number of threads.
 #pragma once
 
-#include <array>
 #include <cmath>
 #include <string>
 
@@ -38,20 +37,20 @@ struct WalkShape {
     int64_t pixels() const { return h * w; }
 };
 
-// Where in the half disc an offset stands, and how wide the disc is.
+// Where the planes of a disc's offsets begin, and how wide it is.
 struct WalkDisc {
-    int reach;                                    // radius - 1
-    std::array<int, kMaxAffinityRadius> width{};  // the largest |dx| in the row (or |dy| in the column) that far from the centre
-    std::array<int, kMaxAffinityRadius> first{};  // the plane of offset (dy, 0), also where that is not one: (0, 0) is -1
+    int reach = 0;                       // radius - 1
+    int width[kMaxAffinityRadius] = {};  // the largest |dx| in the row, or |dy| in the column, that far from the centre
+    int first[kMaxAffinityRadius] = {};  // the plane of offset (dy, 0); -1 for (0, 0), which has none
 
-    explicit WalkDisc(int64_t radius) : reach(static_cast<int>(radius) - 1) {
-        first[0] = -1;
-        for_each_pair_offset(static_cast<int>(radius), [this](int64_t index, PairOffset offset) {
-            if (offset.dx > 0) width[static_cast<size_t>(offset.dy)] = offset.dx;
-            if (offset.dx == 0) first[static_cast<size_t>(offset.dy)] = static_cast<int>(index);
-        });
+    constexpr explicit WalkDisc(int radius) : reach(radius - 1) {
+        for (int d = 0, planes = 0; d <= reach; ++d) {
+            while ((width[d] + 1) * (width[d] + 1) + d * d < radius * radius) ++width[d];
+            first[d] = d == 0 ? -1 : planes + width[d];
+            planes += d == 0 ? width[d] : 2 * width[d] + 1;
+        }
     }
-    int plane(int dy, int dx) const { return first[static_cast<size_t>(dy)] + dx; }
+    constexpr int plane(int dy, int dx) const { return first[dy] + dx; }
 };
 
 // A beta that is whole and small is applied by multiplications.

@@ -90,7 +90,7 @@ struct Source {
 // Cuts the workspace; over a null Carver it only measures.
 template <class Sum>
 Work<Sum> plan(const WalkShape& shape, const WalkSettings& settings, const Context& context, Carver* carver) {
-    Work<Sum> work{shape, settings, WalkDisc(settings.radius), Grid(shape, settings.radius - 1)};
+    Work<Sum> work{shape, settings, WalkDisc(static_cast<int>(settings.radius)), Grid(shape, settings.radius - 1)};
     work.whole_beta = whole_beta(settings.beta);
     work.pairs = pair_offset_count(static_cast<int>(settings.radius));
     work.large = shape.pixels() >= kLargeGrid;

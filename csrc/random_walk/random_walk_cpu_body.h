@@ -12,6 +12,15 @@ void save(Sum* to, Vec<Sum> value) {
     *reinterpret_cast<Vec<Sum>*>(to) = value;
 }
 
+// A vector that is loaded once: left alone, the compiler loads it again for each multiply-add, and loads are the limit here.
+template <class V>
+inline __attribute__((always_inline)) V in_register(V value) {
+#if defined(__x86_64__)
+    asm("" : "+x"(value));
+#endif
+    return value;
+}
+
 template <class Sum>
 Vec<Sum> power(Vec<Sum> base, int whole, Sum beta) {
     Vec<Sum> result = base * 0 + 1;
@@ -98,8 +107,7 @@ inline __attribute__((always_inline)) const Sum* add_row(const Sum* weights, con
     for (int c = 0; c < kClasses; ++c) value[c] = load(state + c * plane);
 #pragma GCC unroll 4
     for (int row = kFirst; row <= kLast; ++row, weights += kLanes<Sum>) {
-        Vec<Sum> weight = load(weights);
-        asm("" : "+x"(weight));
+        const Vec<Sum> weight = in_register(load(weights));
 #pragma GCC unroll 4
         for (int c = 0; c < kClasses; ++c) sum[row][c] += weight * value[c];
     }
@@ -189,11 +197,9 @@ void walk(const Work<Sum>& work, const Sum* weights, const Source<T>& cam, int64
         }
     if (work.settings.chebyshev) {
         for (int64_t k = 1; k <= work.series.last; ++k, std::swap(now, other)) {
-            const bool counts = (steps - k) % 2 == 0;
-            if (counts && k >= 2) coefficient = next_coefficient(coefficient, steps, k - 2);
             const Sum scale = k == 1 ? 1 : 2, keep = k == 1 ? 0 : 1;
-            const Step<Sum> step{now, other, total, scale, keep, counts ? static_cast<Sum>(coefficient) : Sum(0)};
-            step_all<Sum, true>(work, weights, step, classes);
+            const Sum share = static_cast<Sum>(coefficient_of(work.series, k, &coefficient));
+            step_all<Sum, true>(work, weights, Step<Sum>{now, other, total, scale, keep, share}, classes);
         }
     } else {
         for (int64_t k = 0; k < steps; ++k, std::swap(now, other))

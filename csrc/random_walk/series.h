@@ -8,7 +8,7 @@
 // T = D^1/2 S D^-1/2 with S symmetric, D its column sums, so pixel j of cam (p(T) - T^t) is at most, by Cauchy and Schwarz,
 // bound * sqrt(sum_i cam_i^2 d_i / d_j) <= bound * max|cam| * sqrt(P max d / min d), and 1 <= d <= 2E + 1.
 //
-// Used on the host by both devices; next_coefficient also runs on a GPU.
+// The series is cut on the host, for both devices; its coefficients are stepped through where they are used.
 #pragma once
 
 #include <cmath>
@@ -25,6 +25,13 @@ struct WalkSeries {
 // c_(k+2) from c_k, k of the parity of t.
 constexpr double next_coefficient(double coefficient, int64_t steps, int64_t k) {
     return coefficient * (k == 0 ? 2.0 : 1.0) * static_cast<double>(steps - k) / static_cast<double>(steps + k + 2);
+}
+
+// The coefficients in turn: to be called for k = 1, 2, ... with `last`, which starts as series.first.
+constexpr double coefficient_of(const WalkSeries& series, int64_t k, double* last) {
+    if ((series.steps - k) % 2 != 0) return 0;
+    if (k >= 2) *last = next_coefficient(*last, series.steps, k - 2);
+    return *last;
 }
 
 inline WalkSeries cut_series(int64_t steps, double bound) {
