@@ -1,4 +1,4 @@
-// random_walk on CUDA, in one launch. Grids up to some 70 x 70 at radius 5, where devices have clusters, run on chip
+// random_walk on CUDA, in one launch. Grids up to 64 x 64 at radius 5, where devices have clusters, run on chip
 // (walk_cluster.cuh); everything else runs out of memory and L2 (walk_grid.cuh). Which of the two it is depends on the grid, the
 // radius and the device alone. Weights and state are float32: 16-bit weights would leave the bound of 1e-4 after 256 steps.
 //
@@ -14,7 +14,7 @@ namespace walk {
 
 template <class T>
 bool on_chip(const WalkShape& shape, const WalkSettings& settings) {
-    if (settings.radius != kClusterRadius) return false;
+    if (settings.radius != kClusterRadius || shape.n * shape.c > INT32_MAX / kClusterBlocks) return false;
     const Strips strips(shape.h, shape.w);
     return strips.fits && can_launch_cluster("random_walk", kClusterBlocks, random_walk_cluster_kernel<T>,
                                              dim3(static_cast<unsigned>(strips.threads)), strips.shared_bytes());

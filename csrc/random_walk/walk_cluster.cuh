@@ -17,56 +17,101 @@ namespace walk {
 
 constexpr int kClusterRadius = 5, kReach = kClusterRadius - 1;
 constexpr int kClusterBlocks = 8;
-constexpr int kClusterThreads = 320;  // 204 registers each
-constexpr int kNeighbours = 68;
+constexpr int kClusterThreads = 256;  // 2 warps a scheduler: up to 255 registers each
+constexpr int kPairs = 34;
+constexpr size_t kClusterShared = 224 * 1024;
 
 // The strips of a grid, and a plane of state: a strip with its halo. The pitch lets the 32 lanes of a warp, which may lie in two
 // rows of threads, hit different banks.
 struct Strips {
-    int rows, pitch, threads, plane;
+    int rows = 0, pitch = 0, threads = 0;
+    int plane = 0, staged = 0;  // floats: of the state; of the weights of one offset, which need no rows below
+    bool fits = false;
 
     Strips(int64_t h, int64_t w) {
         const int64_t height = 2 * ceil_div(h, 2 * kClusterBlocks);
-        fits = w <= kClusterThreads && height / 2 * w <= kClusterThreads;
-        if (!fits) return;
+        if (w > kClusterThreads || height / 2 * w > kClusterThreads) return;
         rows = static_cast<int>(height);
         pitch = static_cast<int>(w) + 2 * kReach;
         while ((2 * pitch - static_cast<int>(w)) % 32 > 1) ++pitch;
         threads = static_cast<int>(round_up(height / 2 * w, 32));
         plane = (rows + 2 * kReach) * pitch;
+        staged = (rows + kReach) * pitch;
+        fits = shared_bytes() <= kClusterShared;
     }
-    size_t shared_bytes() const { return carve_bytes<float>(2 * static_cast<size_t>(plane)); }
-
-    bool fits = false;
+    size_t shared_bytes() const {
+        return carve_bytes<float>(2 * static_cast<size_t>(plane)) + carve_bytes<float>(kPairs * static_cast<size_t>(staged));
+    }
 };
 
-// The 68 weights of one pixel, column by column of the disc, and what its column of T is to be divided by.
+// The disc as constants, so that weights stay in registers: columns dx of it are `height` rows long to either side, and
+// `begin` counts the neighbours in the columns before. The pixel itself is none.
+template <int kDx>
+struct Column {
+    static constexpr int height = WalkDisc(kClusterRadius).width[kDx < 0 ? -kDx : kDx];
+    static constexpr int begin = Column<kDx - 1>::begin + 2 * Column<kDx - 1>::height + (kDx - 1 != 0);
+    static constexpr __host__ __device__ bool holds(int dy) { return dy >= -height && dy <= height && (kDx != 0 || dy != 0); }
+    static constexpr __host__ __device__ int index(int dy) { return begin + height + dy - (kDx == 0 && dy > 0); }
+};
+template <>
+struct Column<-kReach - 1> {
+    static constexpr int height = 0, begin = -1;
+};
+static_assert(Column<kReach>::index(Column<kReach>::height) == 2 * kPairs - 1);
+
+// Calls visit(Column<dx>(), dx) for the columns of the disc.
+template <int kDx = -kReach, class Visit>
+__device__ __forceinline__ void for_each_column(Visit visit) {
+    visit(Column<kDx>(), kDx);
+    if constexpr (kDx < kReach) for_each_column<kDx + 1>(visit);
+}
+
+// The weights of the pairs that touch this block's strip, once each: [E][rows + kReach][pitch], from kReach rows above it on.
 template <class T>
-__device__ __forceinline__ float read_weights(const Problem<T>& p, int64_t image, int y, int x, float (&weight)[kNeighbours]) {
-    constexpr WalkDisc kDisc(kClusterRadius);
-    float sum = 1.0f;
-    int i = 0;
+__device__ __forceinline__ void stage_weights(const Problem<T>& p, const Strips& strips, int64_t image, int first_row,
+                                              float* staged) {
+    const int threads = static_cast<int>(blockDim.x);
+    for (int i = static_cast<int>(threadIdx.x); i < strips.staged; i += threads) {
+        const int y = first_row - kReach + i / strips.pitch, x = i % strips.pitch - kReach;
+        for_each_column([&](auto column, int dx) {
 #pragma unroll
-    for (int dx = -kReach; dx <= kReach; ++dx) {
-        const int height = kDisc.width[dx < 0 ? -dx : dx];
-#pragma unroll
-        for (int dy = -height; dy <= height; ++dy) {
-            if (dy == 0 && dx == 0) continue;
-            const bool first = dy > 0 || (dy == 0 && dx > 0);
-            weight[i] = first ? p.weight(image, kDisc.plane(dy, dx), dy, dx, y, x)
-                              : p.weight(image, kDisc.plane(-dy, -dx), -dy, -dx, y + dy, x + dx);
-            sum += weight[i++];
-        }
+            for (int dy = dx > 0 ? 0 : 1; dy <= column.height; ++dy) {
+                const int e = p.disc.plane(dy, dx);
+                staged[e * strips.staged + i] = p.pair(image, e, dy, dx, y, x);
+            }
+        });
     }
+    // A thread goes on with what it wrote itself: no barrier in between.
+    for (int i = static_cast<int>(threadIdx.x); i < strips.staged; i += threads)
+#pragma unroll 4
+        for (int e = 0; e < kPairs; ++e) staged[e * strips.staged + i] = p.power(staged[e * strips.staged + i]);
+}
+
+// The 68 weights of the pixel at `staged`, and the sum of its column of T.
+template <class T>
+__device__ __forceinline__ float read_weights(const Problem<T>& p, const Strips& strips, const float* staged,
+                                              float (&weight)[2 * kPairs]) {
+    float sum = 1.0f;
+    for_each_column([&](auto column, int dx) {
+#pragma unroll
+        for (int dy = -column.height; dy <= column.height; ++dy) {
+            if (!column.holds(dy)) continue;
+            const bool first = dy > 0 || (dy == 0 && dx > 0);
+            const int e = first ? p.disc.plane(dy, dx) : p.disc.plane(-dy, -dx);
+            const float value = staged[e * strips.staged + (first ? 0 : dy * strips.pitch + dx)];
+            weight[column.index(dy)] = value;
+            sum += value;
+        }
+    });
     return sum;
 }
 
 template <class T>
 __global__ void __launch_bounds__(kClusterThreads) random_walk_cluster_kernel(Problem<T> p, Strips strips) {
-    constexpr WalkDisc kDisc(kClusterRadius);
     WSSS_DYNAMIC_SHARED(base);
     size_t offset = 0;
     WSSS_CARVE(float, planes, base, offset, 2 * strips.plane);
+    WSSS_CARVE(float, staged, base, offset, kPairs* strips.staged);
     WSSS_SHARED(coefficients, float[2]);
     const int rank = static_cast<int>(cluster_rank());
     const int64_t image = blockIdx.x / kClusterBlocks / p.classes, c = blockIdx.x / kClusterBlocks % p.classes;
@@ -80,15 +125,18 @@ __global__ void __launch_bounds__(kClusterThreads) random_walk_cluster_kernel(Pr
     const int thread = static_cast<int>(threadIdx.x);
     const int x = thread % p.w, strip_y = thread / p.w * 2, y = first_row + strip_y;
     const bool upper = strip_y < strips.rows && y < p.h, lower = strip_y < strips.rows && y + 1 < p.h;
-    float weight[2][kNeighbours], share[2], value[2], before[2] = {0.0f, 0.0f}, total[2];
-    share[0] = upper ? 1.0f / read_weights(p, image, y, x, weight[0]) : 0.0f;
-    share[1] = lower ? 1.0f / read_weights(p, image, y + 1, x, weight[1]) : 0.0f;
+    float weight[2][2 * kPairs], share[2], value[2], before[2] = {0.0f, 0.0f}, total[2];
+    stage_weights(p, strips, image, first_row, staged);
+    __syncthreads();
+    const float* const mine_staged = staged + (strip_y + kReach) * strips.pitch + x + kReach;
+    share[0] = upper ? 1.0f / read_weights(p, strips, mine_staged, weight[0]) : 0.0f;
+    share[1] = lower ? 1.0f / read_weights(p, strips, mine_staged + strips.pitch, weight[1]) : 0.0f;
     for (int row = 0; row < 2; ++row) {
         value[row] = (row == 0 ? upper : lower) ? p.cam.at(image, c, y + row, x) : 0.0f;
         total[row] = first_share(p) * value[row];
     }
     if (!lower)
-        for (int i = 0; i < kNeighbours; ++i) weight[1][i] = 0.0f;
+        for (int i = 0; i < 2 * kPairs; ++i) weight[1][i] = 0.0f;
     double last = p.series.first;
     prepare_coefficient(p, 1, &last, coefficients);
     cluster_sync();
@@ -101,21 +149,15 @@ __global__ void __launch_bounds__(kClusterThreads) random_walk_cluster_kernel(Pr
         const float coefficient = p.chebyshev ? coefficients[k % 2] : 0.0f;
         if (upper) {
             float sum[2] = {value[0], value[1]};
-            int i = 0;
+            for_each_column([&](auto column, int dx) {
+                const float* const from = now + mine + kReach * strips.pitch + kReach + dx;
 #pragma unroll
-            for (int dx = -kReach; dx <= kReach; ++dx) {
-                const int height = kDisc.width[dx < 0 ? -dx : dx];
-                const float* const column = now + mine + (kReach - height) * strips.pitch + kReach + dx;
-#pragma unroll
-                for (int row = 0; row <= 2 * height + 1; ++row) {  // rows y - height to y + 1 + height
-                    const float neighbour = column[row * strips.pitch];
-                    // in the middle column the pixel itself has no weight, and those below it stand one earlier
-                    const int above = i + row - (dx == 0 && row > height), below = i + row - 1 - (dx == 0 && row - 1 > height);
-                    if (row <= 2 * height && !(dx == 0 && row == height)) sum[0] += weight[0][above] * neighbour;
-                    if (row >= 1 && !(dx == 0 && row - 1 == height)) sum[1] += weight[1][below] * neighbour;
+                for (int dy = -column.height; dy <= column.height + 1; ++dy) {
+                    const float neighbour = from[dy * strips.pitch];
+                    if (column.holds(dy)) sum[0] += weight[0][column.index(dy)] * neighbour;
+                    if (column.holds(dy - 1)) sum[1] += weight[1][column.index(dy - 1)] * neighbour;
                 }
-                i += 2 * height + 1 - (dx == 0);
-            }
+            });
 #pragma unroll
             for (int row = 0; row < 2; ++row) {
                 const float next = step_on(p, k, sum[row] * share[row], before[row]);
@@ -134,9 +176,8 @@ __global__ void __launch_bounds__(kClusterThreads) random_walk_cluster_kernel(Pr
         prepare_coefficient(p, k + 1, &last, coefficients);
         cluster_sync();
     }
-    const float* const result = p.chebyshev ? total : value;
-    if (upper) p.out[p.place(image, c, y, x)] = from_float<T>(result[0]);
-    if (lower) p.out[p.place(image, c, y + 1, x)] = from_float<T>(result[1]);
+    if (upper) p.out[p.place(image, c, y, x)] = from_float<T>(p.chebyshev ? total[0] : value[0]);
+    if (lower) p.out[p.place(image, c, y + 1, x)] = from_float<T>(p.chebyshev ? total[1] : value[1]);
 }
 
 }  // namespace walk

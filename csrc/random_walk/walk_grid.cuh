@@ -69,7 +69,7 @@ __device__ __forceinline__ void fill(const Problem<T>& p, const Padded& g, const
         const int e = static_cast<int>(i / g.plane % p.pairs);
         int dy = 0;
         while (dy < g.reach && e >= p.disc.first[dy] + p.disc.width[dy] + 1) ++dy;
-        b.weights[i] = p.weight(image, e, dy, e - p.disc.first[dy], row(at), column(at));
+        b.weights[i] = p.power(p.pair(image, e, dy, e - p.disc.first[dy], row(at), column(at)));
     }
     for (int64_t i = thread; i < p.images * chunks * g.plane; i += threads) {
         const int y = row(i % g.plane), x = column(i % g.plane);

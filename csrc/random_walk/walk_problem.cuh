@@ -54,15 +54,16 @@ struct Problem {
     // How often T is applied.
     __host__ __device__ int64_t products() const { return chebyshev ? series.last : steps; }
 
-    // Of the pair (y, x), (y + dy, x + dx), which plane e holds at (y, x); 0 where there is none.
-    __device__ __forceinline__ float weight(int64_t image, int e, int dy, int dx, int y, int x) const {
+    // The affinity of the pair (y, x), (y + dy, x + dx), which plane e holds at (y, x); 0 where there is no such pair.
+    __device__ __forceinline__ float pair(int64_t image, int e, int dy, int dx, int y, int x) const {
         const bool inside = y >= 0 && x >= 0 && y + dy < h && x < w && x + dx >= 0 && x + dx < w;
         const bool kept = !published || (y < h - disc.reach && x >= disc.reach && x < w - disc.reach);
-        if (!inside || !kept) return 0.0f;
-        const float value = affinity.at(image, e, y, x);
-        float result = 1.0f;
-        if (whole_beta < 0) result = powf(value, beta);
-        float square = value;
+        return inside && kept ? affinity.at(image, e, y, x) : 0.0f;
+    }
+
+    // value ^ beta, and 0 for 0
+    __device__ __forceinline__ float power(float value) const {
+        float result = whole_beta < 0 ? powf(value, beta) : 1.0f, square = value;
         for (int bits = whole_beta; bits > 0; bits /= 2, square *= square)
             if (bits % 2 == 1) result *= square;
         return value == 0.0f ? 0.0f : result;

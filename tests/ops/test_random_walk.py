@@ -134,11 +134,9 @@ def test_series(steps: int) -> None:
         assert len(cut) <= len(whole)
 
 
-def test_a_million_steps_reach_the_stationary_map(kernel: Implementation) -> None:
-    if not kernel.has_float64:
-        pytest.skip("no float64 on this kernel")
+def test_a_million_steps_reach_the_stationary_map() -> None:
     cam, affinity = inputs((1, 2, 3, 4), dtype=torch.float64)
-    out = ops.random_walk(cam, affinity, beta=1, steps=10**6, mode="chebyshev", tolerance=1e-12, impl=kernel.name)
+    out = ops.random_walk(cam, affinity, beta=1, steps=10**6, mode="chebyshev", tolerance=1e-12, impl="cpu")
     _, degree = transition(affinity, beta=1)
     mean = (cam.flatten(2) * degree[:, None]).sum(2) / degree.sum(1)
     assert relative_error(out, mean[..., None, None].expand(out.shape)) < 1e-9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,9 +142,18 @@ def _fake(cam: Tensor, *_: object) -> Tensor:
     return cam.new_empty(cam.shape)
 
 
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.mark_non_differentiable(output)
+
+
+def _no_gradient(ctx: Any, grad: Tensor | None) -> tuple[None, ...]:
+    return (None,) * 9
+
+
 _library.define(
     "random_walk(Tensor cam, Tensor affinity, int radius, float beta, int steps, bool chebyshev, float tolerance, "
     "bool published, str impl) -> Tensor",
     _run,
     _fake,
 )
+_library.differentiable("random_walk", _no_gradient, _save_nothing)
