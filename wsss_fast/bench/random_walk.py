@@ -105,10 +105,10 @@ def csr() -> Function:
 
 
 def work(size: Size, mode: str, dtype: str) -> Work:
-    """Two products a pair and one a pixel, row and step (series: 77 in place of 256); inputs and output once."""
+    """Two products a pair and one a pixel, row and step (series: 78 in place of 256); inputs and output once."""
     n, c, h, w, kind = size
     pixels, planes = n * h * w, len(half_disc(RADIUS))
-    steps = STEPS if kind == 1 else 77
+    steps = STEPS if kind == 1 else 78
     return Work(2.0 * steps * c * pixels * (2 * planes + 1), 4.0 * pixels * (2 * c + planes))
 
 
