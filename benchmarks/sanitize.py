@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wsss_fast import ops
+from wsss_fast.ops._reference.half_disc import half_disc
 
 BOUND = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
@@ -144,10 +145,26 @@ def complementary(impl: str, device: str, dtype: torch.dtype) -> float:
     return worst
 
 
+def random_walk(impl: str, device: str, dtype: torch.dtype) -> float:
+    """On chip and out of memory, partial strips and tiles, one class and more than four, both modes and borders."""
+    worst = 0.0
+    for n, c, h, w, radius in ((1, 1, 1, 1, 5), (2, 5, 19, 13, 5), (1, 2, 2, 270, 5), (2, 5, 7, 12, 3), (1, 1, 4, 5, 10)):
+        generator = torch.Generator().manual_seed(h)
+        cam = torch.rand((n, c, h, w), generator=generator).to(dtype)
+        affinity = torch.rand((n, len(half_disc(radius)), h, w), generator=generator).to(dtype)
+        for mode, border, beta in (("exact", "full", 8), ("chebyshev", "published", 2.5)):
+            settings = {"radius": radius, "beta": beta, "steps": 5, "mode": mode, "border": border}
+            got = ops.random_walk(cam.to(device), affinity.to(device), **settings, impl=impl)
+            expected = ops.random_walk(cam.double(), affinity.double(), **settings, impl="reference")
+            worst = max(worst, difference(got, expected))
+    return worst
+
+
 OPERATIONS = {
     "pcm": pcm,
     "prcm": prcm,
     "affinity": affinity,
+    "random_walk": random_walk,
     "complementary": complementary,
     "dense_crf": dense_crf,
     "cam_merge": cam_merge,

@@ -15,6 +15,7 @@
 #include "pcm/pcm.h"
 #include "prcm/prcm.h"
 #include "slic/slic.h"
+#include "random_walk/random_walk.h"
 
 #ifndef WSSS_CUDA_ARCHS
 #define WSSS_CUDA_ARCHS ""
@@ -116,6 +117,19 @@ struct type_caster<wsss::PairOutputs> {
         const auto fields = reinterpret_borrow<tuple>(source);
         value = {fields[0].cast<wsss::View>(), fields[1].cast<wsss::View>(), fields[2].cast<wsss::View>(),
                  fields[3].cast<wsss::View>()};
+// (radius, beta, steps, chebyshev, tolerance, published)
+template <>
+struct type_caster<wsss::WalkSettings> {
+    PYBIND11_TYPE_CASTER(wsss::WalkSettings, const_name("WalkSettings"));
+
+    bool load(handle source, bool) {
+        const auto fields = reinterpret_borrow<tuple>(source);
+        value.radius = fields[0].cast<int64_t>();
+        value.beta = fields[1].cast<double>();
+        value.steps = fields[2].cast<int64_t>();
+        value.chebyshev = fields[3].cast<bool>();
+        value.tolerance = fields[4].cast<double>();
+        value.published = fields[5].cast<bool>();
         return true;
     }
 };
@@ -189,4 +203,6 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
     m.def("cam_merge", wsss::cam_merge, release_gil());
     m.def("slic_workspace", wsss::slic_workspace);
     m.def("slic", wsss::slic, release_gil());
+    m.def("random_walk_workspace", wsss::random_walk_workspace);
+    m.def("random_walk", wsss::random_walk, release_gil());
 }

@@ -105,6 +105,13 @@ def slic(
     segments: int,
     compactness: float,
     iterations: int,
+def random_walk_workspace(
+    cam: View, affinity: View, settings: tuple[int, float, int, bool, float, bool], context: Context
+) -> int: ...
+def random_walk(
+    cam: View,
+    affinity: View,
+    settings: tuple[int, float, int, bool, float, bool],
     out: View,
     workspace: View,
     context: Context,

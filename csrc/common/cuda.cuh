@@ -206,12 +206,24 @@ int64_t cooperative_blocks(const char* op, void (*kernel)(P...), dim3 block, siz
     return static_cast<int64_t>(blocks) * multiprocessor_count(op);
 }
 
+// Whether the kernel can run in clusters on the current device: clusters are there from sm_90 on, for code compiled for it.
+template <class... P>
+bool can_launch_cluster(const char* op, unsigned cluster_size, void (*kernel)(P...), dim3 block, size_t shared_bytes) {
+    if (device_attribute(op, cudaDevAttrClusterLaunch) == 0) return false;
+    cudaFuncAttributes built = {};
+    check_cuda(op, cudaFuncGetAttributes(&built, kernel));
+    return built.ptxVersion >= 90 && cluster_size <= 8 &&
+           static_cast<int>(block.x * block.y * block.z) <= built.maxThreadsPerBlock &&
+           shared_bytes <= static_cast<size_t>(device_attribute(op, cudaDevAttrMaxSharedMemoryPerBlockOptin));
+}
+
 __device__ __forceinline__ void grid_sync() {
     cooperative_groups::this_grid().sync();
 }
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 __device__ __forceinline__ void cluster_sync() {
+    __syncwarp();  // .aligned: the lanes of a warp arrive together
     asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 __device__ __forceinline__ unsigned cluster_rank() {
@@ -318,6 +330,11 @@ void launch_cluster(const char* op, unsigned cluster_size, void (*kernel)(P...),
 template <class... P>
 int64_t cooperative_blocks(const char* op, void (*)(P...), dim3, size_t) {
     return multiprocessor_count(op);
+}
+
+template <class... P>
+bool can_launch_cluster(const char*, unsigned, void (*)(P...), dim3, size_t) {
+    return true;
 }
 
 inline void grid_sync(simt::Site site = simt::here()) {

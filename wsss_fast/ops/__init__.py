@@ -10,6 +10,7 @@ from wsss_fast.ops.complementary import complementary_pair
 from wsss_fast.ops.dense_crf import dense_crf
 from wsss_fast.ops.pcm import pcm
 from wsss_fast.ops.prcm import pcm_prcm, prcm
+from wsss_fast.ops.random_walk import random_walk
 from wsss_fast.ops.slic import slic
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "pcm",
     "pcm_prcm",
     "prcm",
+    "random_walk",
     "slic",
 ]

@@ -1,0 +1,96 @@
+// What both CUDA kernels of random_walk share: the problem as they see it, and the weight of a pair, read from the affinities.
+#pragma once
+
+#include "common/cuda.cuh"
+#include "random_walk/random_walk.h"
+#include "random_walk/series.h"
+
+namespace wsss {
+namespace walk {
+
+template <class T>
+struct Maps {  // [N, channels, H, W], any strides
+    const T* data;
+    int64_t n, channel, y, x;
+
+    explicit Maps(const View& view)
+        : data(view.as<const T>()), n(view.stride[0]), channel(view.stride[1]), y(view.stride[2]), x(view.stride[3]) {}
+    __device__ __forceinline__ float at(int64_t image, int64_t c, int row, int column) const {
+        return to_float(data[image * n + c * channel + row * y + column * x]);
+    }
+};
+
+template <class T>
+struct Problem {
+    Maps<T> cam, affinity;
+    T* out;  // contiguous
+    WalkDisc disc;
+    WalkSeries series;
+    int64_t images, classes, steps;
+    int h, w, pairs;
+    int whole_beta;  // -1: not whole
+    float beta;
+    bool published, chebyshev;
+
+    Problem(const View& cam_view, const View& affinity_view, const View& out_view, const WalkSettings& settings)
+        : cam(cam_view),
+          affinity(affinity_view),
+          out(out_view.as<T>()),
+          disc(static_cast<int>(settings.radius)),
+          series{},
+          images(cam_view.size[0]),
+          classes(cam_view.size[1]),
+          steps(affinity_view.size[1] == 0 ? 0 : settings.steps),
+          h(static_cast<int>(cam_view.size[2])),
+          w(static_cast<int>(cam_view.size[3])),
+          pairs(static_cast<int>(affinity_view.size[1])),
+          whole_beta(wsss::whole_beta(settings.beta)),
+          beta(static_cast<float>(settings.beta)),
+          published(settings.published),
+          chebyshev(settings.chebyshev) {
+        if (chebyshev) series = walk_series(steps, settings.tolerance, int64_t{h} * w, pairs);
+    }
+
+    // How often T is applied.
+    __host__ __device__ int64_t products() const { return chebyshev ? series.last : steps; }
+
+    // The affinity of the pair (y, x), (y + dy, x + dx), which plane e holds at (y, x); 0 where there is no such pair.
+    __device__ __forceinline__ float pair(int64_t image, int e, int dy, int dx, int y, int x) const {
+        const bool inside = y >= 0 && x >= 0 && y + dy < h && x < w && x + dx >= 0 && x + dx < w;
+        const bool kept = !published || (y < h - disc.reach && x >= disc.reach && x < w - disc.reach);
+        return inside && kept ? affinity.at(image, e, y, x) : 0.0f;
+    }
+
+    // value ^ beta, and 0 for 0
+    __device__ __forceinline__ float power(float value) const {
+        float result = whole_beta < 0 ? powf(value, beta) : 1.0f, square = value;
+        for (int bits = whole_beta; bits > 0; bits /= 2, square *= square)
+            if (bits % 2 == 1) result *= square;
+        return value == 0.0f ? 0.0f : result;
+    }
+
+    __device__ __forceinline__ int64_t place(int64_t image, int64_t c, int y, int x) const {
+        return ((image * classes + c) * h + y) * w + x;
+    }
+};
+
+// The state after one more application of T, given `sum` = state T; `before` is the state before the present one.
+template <class T>
+__device__ __forceinline__ float step_on(const Problem<T>& p, int64_t k, float sum, float before) {
+    return p.chebyshev && k > 1 ? 2.0f * sum - before : sum;
+}
+
+// The coefficient of step k, in a slot that is read one barrier later; thread 0 keeps `last`, which starts as series.first.
+template <class T>
+__device__ __forceinline__ void prepare_coefficient(const Problem<T>& p, int64_t k, double* last, float* slots) {
+    if (p.chebyshev && threadIdx.x == 0) slots[k % 2] = static_cast<float>(coefficient_of(p.series, k, last));
+}
+
+// The share of the starting map in the series.
+template <class T>
+__device__ __forceinline__ float first_share(const Problem<T>& p) {
+    return p.chebyshev && p.steps % 2 == 0 ? static_cast<float>(p.series.first) : 0.0f;
+}
+
+}  // namespace walk
+}  // namespace wsss
