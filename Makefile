@@ -58,7 +58,7 @@ demo: $(VENV)/ready
 	$(BIN)/wsss demo --out wsss-demo
 
 bench: $(VENV)/ready
-	$(BIN)/wsss bench pcm --conditions
+	$(BIN)/wsss bench all --conditions
 
 mutants: $(VENV)/ready
 	$(BIN)/python tests/mutants/run.py

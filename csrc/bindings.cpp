@@ -14,8 +14,8 @@
 #include "dense_crf/dense_crf.h"
 #include "pcm/pcm.h"
 #include "prcm/prcm.h"
-#include "slic/slic.h"
 #include "random_walk/random_walk.h"
+#include "slic/slic.h"
 
 #ifndef WSSS_CUDA_ARCHS
 #define WSSS_CUDA_ARCHS ""
@@ -48,91 +48,40 @@ struct type_caster<wsss::View> {
     }
 };
 
-// (device kind, device index, threads, stream)
-template <>
-struct type_caster<wsss::Context> {
-    PYBIND11_TYPE_CASTER(wsss::Context, const_name("Context"));
+// Fields of a struct from the members of a tuple, in order.
+template <class... Fields>
+void load_fields(handle source, Fields&... fields) {
+    const auto members = reinterpret_borrow<tuple>(source);
+    size_t next = 0;
+    const auto load = [&](auto& field) {
+        using Field = std::remove_reference_t<decltype(field)>;
+        if constexpr (std::is_enum_v<Field>)
+            field = static_cast<Field>(members[next++].template cast<int>());
+        else if constexpr (std::is_pointer_v<Field>)
+            field = reinterpret_cast<Field>(members[next++].template cast<uintptr_t>());
+        else
+            field = members[next++].template cast<Field>();
+    };
+    (load(fields), ...);
+}
 
-    bool load(handle source, bool) {
-        const auto fields = reinterpret_borrow<tuple>(source);
-        value.device = {static_cast<wsss::DeviceKind>(fields[0].cast<int>()), fields[1].cast<int>()};
-        value.threads = fields[2].cast<int>();
-        value.stream = reinterpret_cast<void*>(fields[3].cast<uintptr_t>());
-        return true;
-    }
-};
+#define WSSS_FROM_TUPLE(Type, ...)                           \
+    template <>                                              \
+    struct type_caster<wsss::Type> {                         \
+        PYBIND11_TYPE_CASTER(wsss::Type, const_name(#Type)); \
+        bool load(handle source, bool) {                     \
+            load_fields(source, __VA_ARGS__);                \
+            return true;                                     \
+        }                                                    \
+    };
 
-// (feature, compat, normalisation)
-template <>
-struct type_caster<wsss::CrfTerm> {
-    PYBIND11_TYPE_CASTER(wsss::CrfTerm, const_name("CrfTerm"));
-
-    bool load(handle source, bool) {
-        const auto fields = reinterpret_borrow<tuple>(source);
-        value.feature = fields[0].cast<wsss::View>();
-        value.compat = fields[1].cast<wsss::View>();
-        value.normalisation = static_cast<wsss::CrfNormalisation>(fields[2].cast<int>());
-        return true;
-    }
-};
-
-// (mean, minmax, relu_first, cubic, align_corners, background or None, eps, scale, multiple)
-template <>
-struct type_caster<wsss::CamMergeSettings> {
-    PYBIND11_TYPE_CASTER(wsss::CamMergeSettings, const_name("CamMergeSettings"));
-
-    bool load(handle source, bool) {
-        const auto fields = reinterpret_borrow<tuple>(source);
-        value.mean = fields[0].cast<bool>();
-        value.minmax = fields[1].cast<bool>();
-        value.relu_first = fields[2].cast<bool>();
-        value.cubic = fields[3].cast<bool>();
-        value.align_corners = fields[4].cast<bool>();
-        value.background = !fields[5].is_none();
-        if (value.background) value.alpha = fields[5].cast<double>();
-        value.eps = fields[6].cast<double>();
-        value.scale = fields[7].cast<double>();
-        value.multiple = fields[8].cast<int64_t>();
-// (grid, hide, rule, seed)
-template <>
-struct type_caster<wsss::PairOptions> {
-    PYBIND11_TYPE_CASTER(wsss::PairOptions, const_name("PairOptions"));
-
-    bool load(handle source, bool) {
-        const auto fields = reinterpret_borrow<tuple>(source);
-        value.grid = fields[0].cast<std::vector<int64_t>>();
-        value.hide = fields[1].cast<double>();
-        value.rule = static_cast<wsss::PairRule>(fields[2].cast<int>());
-        value.seed = fields[3].cast<int64_t>();
-        return true;
-    }
-};
-
-// (first, second, share, side)
-template <>
-struct type_caster<wsss::PairOutputs> {
-    PYBIND11_TYPE_CASTER(wsss::PairOutputs, const_name("PairOutputs"));
-
-    bool load(handle source, bool) {
-        const auto fields = reinterpret_borrow<tuple>(source);
-        value = {fields[0].cast<wsss::View>(), fields[1].cast<wsss::View>(), fields[2].cast<wsss::View>(),
-                 fields[3].cast<wsss::View>()};
-// (radius, beta, steps, chebyshev, tolerance, published)
-template <>
-struct type_caster<wsss::WalkSettings> {
-    PYBIND11_TYPE_CASTER(wsss::WalkSettings, const_name("WalkSettings"));
-
-    bool load(handle source, bool) {
-        const auto fields = reinterpret_borrow<tuple>(source);
-        value.radius = fields[0].cast<int64_t>();
-        value.beta = fields[1].cast<double>();
-        value.steps = fields[2].cast<int64_t>();
-        value.chebyshev = fields[3].cast<bool>();
-        value.tolerance = fields[4].cast<double>();
-        value.published = fields[5].cast<bool>();
-        return true;
-    }
-};
+WSSS_FROM_TUPLE(Context, value.device.kind, value.device.index, value.threads, value.stream)
+WSSS_FROM_TUPLE(WalkSettings, value.radius, value.beta, value.steps, value.chebyshev, value.tolerance, value.published)
+WSSS_FROM_TUPLE(PairOptions, value.grid, value.hide, value.rule, value.seed)
+WSSS_FROM_TUPLE(PairOutputs, value.first, value.second, value.share, value.side)
+WSSS_FROM_TUPLE(CrfTerm, value.feature, value.compat, value.normalisation)
+WSSS_FROM_TUPLE(CamMergeSettings, value.mean, value.minmax, value.relu_first, value.cubic, value.align_corners, value.background,
+                value.alpha, value.eps, value.scale, value.multiple)
 
 }  // namespace pybind11::detail
 
@@ -179,7 +128,6 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
     m.def("pcm_forward", wsss::pcm_forward, release_gil());
     m.def("pcm_backward_workspace", wsss::pcm_backward_workspace);
     m.def("pcm_backward", wsss::pcm_backward, release_gil());
-
     m.def("prcm_forward_workspace", wsss::prcm_forward_workspace);
     m.def("prcm_forward", wsss::prcm_forward, release_gil());
     m.def("prcm_backward_workspace", wsss::prcm_backward_workspace);
@@ -188,21 +136,18 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
     m.def("affinity_forward", wsss::affinity_forward, release_gil());
     m.def("affinity_backward_workspace", wsss::affinity_backward_workspace);
     m.def("affinity_backward", wsss::affinity_backward, release_gil());
-
     m.def("edge_affinity_forward_workspace", wsss::edge_affinity_forward_workspace);
     m.def("edge_affinity_forward", wsss::edge_affinity_forward, release_gil());
     m.def("edge_affinity_backward_workspace", wsss::edge_affinity_backward_workspace);
     m.def("edge_affinity_backward", wsss::edge_affinity_backward, release_gil());
-    m.def("complementary_pair_workspace", wsss::complementary_pair_workspace);
-    m.def("complementary_pair", wsss::complementary_pair, release_gil());
-
-    m.def("dense_crf_workspace", wsss::dense_crf_workspace);
-    m.def("dense_crf", wsss::dense_crf, release_gil());
-
-    m.def("cam_merge_workspace", wsss::cam_merge_workspace);
-    m.def("cam_merge", wsss::cam_merge, release_gil());
-    m.def("slic_workspace", wsss::slic_workspace);
-    m.def("slic", wsss::slic, release_gil());
     m.def("random_walk_workspace", wsss::random_walk_workspace);
     m.def("random_walk", wsss::random_walk, release_gil());
+    m.def("slic_workspace", wsss::slic_workspace);
+    m.def("slic", wsss::slic, release_gil());
+    m.def("complementary_pair_workspace", wsss::complementary_pair_workspace);
+    m.def("complementary_pair", wsss::complementary_pair, release_gil());
+    m.def("dense_crf_workspace", wsss::dense_crf_workspace);
+    m.def("dense_crf", wsss::dense_crf, release_gil());
+    m.def("cam_merge_workspace", wsss::cam_merge_workspace);
+    m.def("cam_merge", wsss::cam_merge, release_gil());
 }

@@ -90,21 +90,6 @@ def dense_crf(
     workspace: View,
     context: Context,
 ) -> None: ...
-def cam_merge_workspace(
-    maps: list[View], settings: tuple[bool, bool, bool, bool, bool, float | None, float, float, int], out: View, context: Context
-) -> int: ...
-def cam_merge(
-    maps: list[View],
-    flipped: list[bool],
-    present: View,
-    settings: tuple[bool, bool, bool, bool, bool, float | None, float, float, int],
-def slic_workspace(image: View, segments: int, context: Context) -> int: ...
-def slic(
-    image: View,
-    mask: View,
-    segments: int,
-    compactness: float,
-    iterations: int,
 def random_walk_workspace(
     cam: View, affinity: View, settings: tuple[int, float, int, bool, float, bool], context: Context
 ) -> int: ...
@@ -112,6 +97,29 @@ def random_walk(
     cam: View,
     affinity: View,
     settings: tuple[int, float, int, bool, float, bool],
+    out: View,
+    workspace: View,
+    context: Context,
+) -> None: ...
+def slic_workspace(image: View, segments: int, context: Context) -> int: ...
+def slic(
+    image: View,
+    mask: View,
+    segments: int,
+    compactness: float,
+    iterations: int,
+    out: View,
+    workspace: View,
+    context: Context,
+) -> None: ...
+def cam_merge_workspace(
+    maps: list[View], settings: tuple[bool, bool, bool, bool, bool, bool, float, float, float, int], out: View, context: Context
+) -> int: ...
+def cam_merge(
+    maps: list[View],
+    flipped: list[bool],
+    present: View,
+    settings: tuple[bool, bool, bool, bool, bool, bool, float, float, float, int],
     out: View,
     workspace: View,
     context: Context,

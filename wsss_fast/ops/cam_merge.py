@@ -218,7 +218,8 @@ def _run(
     call = Call("cam_merge", impl, first)
     views = [call.view(value) for value in maps]
     choices = (reduce == "mean", normalise == "minmax", clamp == "before", interpolation == "bicubic", align_corners)
-    settings = (*choices, background, eps, scale, multiple)
+    with_background = (background is not None, 1.0 if background is None else background)
+    settings = (*choices, *with_background, eps, scale, multiple)
     workspace = call.workspace(call.module.cam_merge_workspace(views, settings, call.view(out), call.context))
     flags = None if present is None else present.contiguous()
     call.module.cam_merge(views, flipped, call.view(flags), settings, call.view(out), workspace, call.context)
