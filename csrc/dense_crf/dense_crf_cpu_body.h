@@ -46,11 +46,14 @@ inline __attribute__((always_inline)) float sum_of_row(const float* from) {
 constexpr float kUnused = -1000.0f;
 
 // energies [kBlock][width] to probabilities [kBlock][width]. The exponentials of a whole block go in full vectors, whatever the
-// width.
+// width. Meanwhile the energies of the block at `next` are fetched: that is all there is to wait for in a pass, and one cache
+// line at a time between computations costs nothing (all at once, they would hold up the loads behind them).
 template <int kSlab>
-void softmax(const float* energies, float* probabilities, int64_t width, int64_t labels) {
-    for (int64_t i = 0; i < kBlock * width; i += kLanes<float>)
+void softmax(const float* energies, float* probabilities, int64_t width, int64_t labels, const float* next) {
+    for (int64_t i = 0; i < kBlock * width; i += kLanes<float>) {
+        if (i % 16 == 0) __builtin_prefetch(next + i);
         *reinterpret_cast<Vec<float>*>(probabilities + i) = exponential(*reinterpret_cast<const Vec<float>*>(energies + i));
+    }
     float factor[kBlock];
     for (int p = 0; p < kBlock; ++p) {
         float* row = probabilities + p * width;
@@ -102,6 +105,8 @@ void splat(const Lattice& lattice, float* values, int64_t first, int count, int6
     for (int p = 0; p < count; ++p) {
         const int32_t* vertex = lattice.vertex + (first + p) * kSides;
         const float* weight = lattice.weight + (first + p) * kSides;
+        __builtin_prefetch(vertex + kBlock * kSides);  // of the next block
+        __builtin_prefetch(weight + kBlock * kSides);
         Row<kSlab> row, sum;
         row.load(block + p * length);
         if constexpr (kSides == 1) {
@@ -212,7 +217,7 @@ void mean_field(const Image& g, float* block, float* buffer) {
                 if (message)
                     result = block;
                 else
-                    softmax<kSlab>(energies, result, g.width, g.labels);
+                    softmax<kSlab>(energies, result, g.width, g.labels, g.start + (first + kBlock) * g.width);
             }
             if (!last_pass)
                 for (Term& term : terms) splat_all<kSlab>(g, term, first, count, result);
