@@ -27,6 +27,7 @@ def pcm_backward(
 def dense_crf_workspace(unary: View, terms: list[tuple[View, View, int]], context: Context) -> int: ...
 def dense_crf(
     unary: View,
+    probability: bool,
     terms: list[tuple[View, View, int]],
     iterations: int,
     initial: View,

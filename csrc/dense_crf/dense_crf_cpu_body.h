@@ -24,6 +24,20 @@ inline __attribute__((always_inline)) Vec<float> exponential(Vec<float> x) {
     return reinterpret_cast<const V&>(scaled);
 }
 
+// log(x) of normal x > 0, relative error 3e-7: x = 2^e m with m from 1 / sqrt(2) to sqrt(2), log(m) = 2 artanh((m - 1) / (m +
+// 1)).
+inline __attribute__((always_inline)) Vec<float> logarithm(Vec<float> x) {
+    using V = Vec<float>;
+    using I = Vec<int32_t>;
+    const I bits = reinterpret_cast<const I&>(x);
+    const I exponent = (bits - 0x3f3504f3) >> 23;  // bits of 1 / sqrt(2)
+    const I mantissa = bits - (exponent << 23);
+    const V m = reinterpret_cast<const V&>(mantissa);
+    const V s = (m - 1.0f) / (m + 1.0f), t = s * s;
+    const V series = (((t * (2.0f / 9) + 2.0f / 7) * t + 2.0f / 5) * t + 2.0f / 3) * t;
+    return __builtin_convertvector(exponent, V) * 0.693147181f + (s * series + 2.0f * s);
+}
+
 template <int kBytes>
 inline __attribute__((always_inline)) float sum_of(typename VectorOf<float, kBytes>::type v) {
     if constexpr (kBytes > 16) {
@@ -231,40 +245,50 @@ void mean_field(const Image& g, float* block, float* buffer) {
     }
 }
 
-// start = -unary less its maximum: a softmax does not change, and exp stays in range. Unused columns: as good as impossible.
-inline void load_unary(const Image& g) {
-    float check = 0;  // NaN as soon as an energy is NaN or infinite
-    float best[kBlock], energy[kBlock];
+// start = -unary (or the log of the probability) less its maximum: a softmax does not change, and exp stays in range. Unused
+// columns: as good as impossible. `scores`: [labels][kBlock].
+inline void load_unary(const Image& g, float* scores) {
+    using V = Vec<float>;
+    const V least = V{} + kCrfLeast;
+    V check = V{};  // NaN as soon as a value is NaN or infinite
+    float best[kBlock], padded[kBlock];
     for (int64_t first = 0; first < g.pixels; first += kBlock) {
         const int count = static_cast<int>(std::min<int64_t>(kBlock, g.pixels - first));
-        for (int p = 0; p < count; ++p) best[p] = g.unary[first + p];
-        for (int64_t l = 1; l < g.labels; ++l)
-            for (int p = 0; p < count; ++p) best[p] = std::min(best[p], g.unary[l * g.pixels + first + p]);
         for (int64_t l = 0; l < g.labels; ++l) {
             const float* unary = g.unary + l * g.pixels + first;
-            float zeros = 0;
-            for (int p = 0; p < count; ++p) {
-                energy[p] = best[p] - unary[p];
-                zeros += unary[p] * 0;
+            if (count < kBlock) {
+                std::fill(std::copy(unary, unary + count, padded), padded + kBlock, unary[0]);
+                unary = padded;
             }
-            check += zeros;
+            for (int p = 0; p < kBlock; p += kLanes<float>) {
+                V value = *reinterpret_cast<const V*>(unary + p);
+                if (g.probability) value = value < least ? least : value;  // NaN stays
+                check += value * 0;
+                const V score = g.probability ? logarithm(value) : -value;
+                V& highest = *reinterpret_cast<V*>(best + p);
+                if (l == 0) highest = score;
+                highest = score > highest ? score : highest;
+                *reinterpret_cast<V*>(scores + l * kBlock + p) = score;
+            }
+        }
+        for (int64_t l = 0; l < g.labels; ++l) {
             float* to = g.start + first * g.width + l;
-            for (int p = 0; p < count; ++p) to[p * g.width] = energy[p];
+            for (int p = 0; p < count; ++p) to[p * g.width] = scores[l * kBlock + p] - best[p];
         }
         for (int64_t l = g.labels; l < g.width; ++l)
             for (int p = 0; p < count; ++p) g.start[(first + p) * g.width + l] = kUnused;
     }
-    if (check != 0)
+    if (sum_of<sizeof(V)>(check) != 0)
         fail("dense_crf", "unary", "be finite", "NaN or Inf",
              "also in what the probabilities become; torch.nan_to_num replaces them");
 }
 
 inline void infer(const Image& g) {
     const FlushDenormals flush;
-    load_unary(g);
     for (Term& term : *g.terms) term.values.resize(term.lattice->rows(), g.width, term.dims == 0);
     std::vector<float> scratch(static_cast<size_t>(2 * kBlock * g.width));  // zeros: the last block may be short
     float *block = scratch.data(), *buffer = block + kBlock * g.width;
+    load_unary(g, block);
     switch (g.width) {
         case 4:
             return mean_field<4>(g, block, buffer);
