@@ -82,6 +82,7 @@ def complementary_pair(
 def dense_crf_workspace(unary: View, terms: list[tuple[View, View, int]], context: Context) -> int: ...
 def dense_crf(
     unary: View,
+    probability: bool,
     terms: list[tuple[View, View, int]],
     iterations: int,
     initial: View,

@@ -30,6 +30,7 @@ namespace wsss {
 
 constexpr int kCrfMaxDims = 6;
 constexpr int kCrfMaxTerms = 4;
+constexpr float kCrfLeast = 1e-5f;  // of a probability
 
 enum class CrfNormalisation : int { kNone = 0, kBefore = 1, kAfter = 2, kSymmetric = 3 };
 
@@ -47,10 +48,10 @@ struct CrfShape {
 
 int64_t dense_crf_workspace_cpu(const CrfShape& shape, const std::vector<CrfTerm>& terms, const Context& context);
 int64_t dense_crf_workspace_cuda(const CrfShape& shape, const std::vector<CrfTerm>& terms, const Context& context);
-void dense_crf_run_cpu(const View& unary, const std::vector<CrfTerm>& terms, int64_t iterations, const View& initial,
-                       bool message, const View& out, const View& workspace, const Context& context);
-void dense_crf_run_cuda(const View& unary, const std::vector<CrfTerm>& terms, int64_t iterations, const View& initial,
-                        bool message, const View& out, const View& workspace, const Context& context);
+void dense_crf_run_cpu(const View& unary, bool probability, const std::vector<CrfTerm>& terms, int64_t iterations,
+                       const View& initial, bool message, const View& out, const View& workspace, const Context& context);
+void dense_crf_run_cuda(const View& unary, bool probability, const std::vector<CrfTerm>& terms, int64_t iterations,
+                        const View& initial, bool message, const View& out, const View& workspace, const Context& context);
 
 // ---- The functions to call: checked, on either device --------------------------------------------------------------------
 
@@ -94,7 +95,8 @@ inline int64_t dense_crf_workspace(const View& unary, const std::vector<CrfTerm>
     return WSSS_RUN(dense_crf, workspace, context, shape, terms, context);
 }
 
-inline void dense_crf(const View& unary,  // [N, L, H, W], contiguous: energies
+inline void dense_crf(const View& unary,  // [N, L, H, W], contiguous: energies, or probabilities
+                      bool probability,   // unary holds probabilities p, whose energies are -log(max(p, kCrfLeast))
                       const std::vector<CrfTerm>& terms, int64_t iterations,
                       const View& initial,  // [N, L, H, W], contiguous: the Q to start from; null for softmax(-unary)
                       bool message,         // give the sum over terms of compat_k (K_k Q) of the starting Q instead of iterating
@@ -114,7 +116,7 @@ inline void dense_crf(const View& unary,  // [N, L, H, W], contiguous: energies
     }
     if (shape.n == 0 || shape.labels == 0 || shape.pixels() == 0) return;
     check_workspace("dense_crf", workspace, WSSS_RUN(dense_crf, workspace, context, shape, terms, context));
-    WSSS_RUN(dense_crf, run, context, unary, terms, iterations, initial, message, out, workspace, context);
+    WSSS_RUN(dense_crf, run, context, unary, probability, terms, iterations, initial, message, out, workspace, context);
 }
 
 }  // namespace wsss

@@ -37,11 +37,11 @@ struct Term {
 struct Image {
     int64_t pixels, labels, width;  // width: labels padded
     int64_t iterations;
-    bool message;
-    const float* unary;    // [L][P]
-    const float* initial;  // [L][P] or null
-    float* out;            // [L][P]
-    float* start;          // [P rounded up to a block][width]: -unary less its maximum over labels
+    bool message, probability;  // probability: unary holds probabilities
+    const float* unary;         // [L][P]
+    const float* initial;       // [L][P] or null
+    float* out;                 // [L][P]
+    float* start;               // [P rounded up to a block][width]: -unary less its maximum over labels
     std::vector<Term>* terms;
 };
 
@@ -112,8 +112,8 @@ int64_t dense_crf_workspace_cpu(const CrfShape& shape, const std::vector<CrfTerm
     return measure.used();
 }
 
-void dense_crf_run_cpu(const View& unary, const std::vector<CrfTerm>& terms, int64_t iterations, const View& initial,
-                       bool message, const View& out, const View& workspace, const Context& context) {
+void dense_crf_run_cpu(const View& unary, bool probability, const std::vector<CrfTerm>& terms, int64_t iterations,
+                       const View& initial, bool message, const View& out, const View& workspace, const Context& context) {
     const CrfShape shape{unary.size[0], unary.size[1], unary.size[2], unary.size[3]};
     const int64_t pixels = shape.pixels(), size = shape.labels * pixels;
     Carver carver(workspace.data);
@@ -137,6 +137,7 @@ void dense_crf_run_cpu(const View& unary, const std::vector<CrfTerm>& terms, int
         image.width = padded_labels(shape.labels);
         image.iterations = iterations;
         image.message = message;
+        image.probability = probability;
         image.unary = unary.as<const float>() + index * size;
         image.initial = initial ? initial.as<const float>() + index * size : nullptr;
         image.out = out.as<float>() + index * size;

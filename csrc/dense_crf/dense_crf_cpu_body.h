@@ -24,6 +24,20 @@ inline __attribute__((always_inline)) Vec<float> exponential(Vec<float> x) {
     return reinterpret_cast<const V&>(scaled);
 }
 
+// log(x) of normal x > 0, relative error 3e-7: x = 2^e m with m from 1 / sqrt(2) to sqrt(2), log(m) = 2 artanh((m - 1) / (m +
+// 1)).
+inline __attribute__((always_inline)) Vec<float> logarithm(Vec<float> x) {
+    using V = Vec<float>;
+    using I = Vec<int32_t>;
+    const I bits = reinterpret_cast<const I&>(x);
+    const I exponent = (bits - 0x3f3504f3) >> 23;  // bits of 1 / sqrt(2)
+    const I mantissa = bits - (exponent << 23);
+    const V m = reinterpret_cast<const V&>(mantissa);
+    const V s = (m - 1.0f) / (m + 1.0f), t = s * s;
+    const V series = (((t * (2.0f / 9) + 2.0f / 7) * t + 2.0f / 5) * t + 2.0f / 3) * t;
+    return __builtin_convertvector(exponent, V) * 0.693147181f + (s * series + 2.0f * s);
+}
+
 template <int kBytes>
 inline __attribute__((always_inline)) float sum_of(typename VectorOf<float, kBytes>::type v) {
     if constexpr (kBytes > 16) {
@@ -46,11 +60,14 @@ inline __attribute__((always_inline)) float sum_of_row(const float* from) {
 constexpr float kUnused = -1000.0f;
 
 // energies [kBlock][width] to probabilities [kBlock][width]. The exponentials of a whole block go in full vectors, whatever the
-// width.
+// width. Meanwhile the energies of the block at `next` are fetched: that is all there is to wait for in a pass, and one cache
+// line at a time between computations costs nothing (all at once, they would hold up the loads behind them).
 template <int kSlab>
-void softmax(const float* energies, float* probabilities, int64_t width, int64_t labels) {
-    for (int64_t i = 0; i < kBlock * width; i += kLanes<float>)
+void softmax(const float* energies, float* probabilities, int64_t width, int64_t labels, const float* next) {
+    for (int64_t i = 0; i < kBlock * width; i += kLanes<float>) {
+        if (i % 16 == 0) __builtin_prefetch(next + i);
         *reinterpret_cast<Vec<float>*>(probabilities + i) = exponential(*reinterpret_cast<const Vec<float>*>(energies + i));
+    }
     float factor[kBlock];
     for (int p = 0; p < kBlock; ++p) {
         float* row = probabilities + p * width;
@@ -102,6 +119,8 @@ void splat(const Lattice& lattice, float* values, int64_t first, int count, int6
     for (int p = 0; p < count; ++p) {
         const int32_t* vertex = lattice.vertex + (first + p) * kSides;
         const float* weight = lattice.weight + (first + p) * kSides;
+        __builtin_prefetch(vertex + kBlock * kSides);  // of the next block
+        __builtin_prefetch(weight + kBlock * kSides);
         Row<kSlab> row, sum;
         row.load(block + p * length);
         if constexpr (kSides == 1) {
@@ -212,7 +231,7 @@ void mean_field(const Image& g, float* block, float* buffer) {
                 if (message)
                     result = block;
                 else
-                    softmax<kSlab>(energies, result, g.width, g.labels);
+                    softmax<kSlab>(energies, result, g.width, g.labels, g.start + (first + kBlock) * g.width);
             }
             if (!last_pass)
                 for (Term& term : terms) splat_all<kSlab>(g, term, first, count, result);
@@ -226,40 +245,50 @@ void mean_field(const Image& g, float* block, float* buffer) {
     }
 }
 
-// start = -unary less its maximum: a softmax does not change, and exp stays in range. Unused columns: as good as impossible.
-inline void load_unary(const Image& g) {
-    float check = 0;  // NaN as soon as an energy is NaN or infinite
-    float best[kBlock], energy[kBlock];
+// start = -unary (or the log of the probability) less its maximum: a softmax does not change, and exp stays in range. Unused
+// columns: as good as impossible. `scores`: [labels][kBlock].
+inline void load_unary(const Image& g, float* scores) {
+    using V = Vec<float>;
+    const V least = V{} + kCrfLeast;
+    V check = V{};  // NaN as soon as a value is NaN or infinite
+    float best[kBlock], padded[kBlock];
     for (int64_t first = 0; first < g.pixels; first += kBlock) {
         const int count = static_cast<int>(std::min<int64_t>(kBlock, g.pixels - first));
-        for (int p = 0; p < count; ++p) best[p] = g.unary[first + p];
-        for (int64_t l = 1; l < g.labels; ++l)
-            for (int p = 0; p < count; ++p) best[p] = std::min(best[p], g.unary[l * g.pixels + first + p]);
         for (int64_t l = 0; l < g.labels; ++l) {
             const float* unary = g.unary + l * g.pixels + first;
-            float zeros = 0;
-            for (int p = 0; p < count; ++p) {
-                energy[p] = best[p] - unary[p];
-                zeros += unary[p] * 0;
+            if (count < kBlock) {
+                std::fill(std::copy(unary, unary + count, padded), padded + kBlock, unary[0]);
+                unary = padded;
             }
-            check += zeros;
+            for (int p = 0; p < kBlock; p += kLanes<float>) {
+                V value = *reinterpret_cast<const V*>(unary + p);
+                if (g.probability) value = value < least ? least : value;  // NaN stays
+                check += value * 0;
+                const V score = g.probability ? logarithm(value) : -value;
+                V& highest = *reinterpret_cast<V*>(best + p);
+                if (l == 0) highest = score;
+                highest = score > highest ? score : highest;
+                *reinterpret_cast<V*>(scores + l * kBlock + p) = score;
+            }
+        }
+        for (int64_t l = 0; l < g.labels; ++l) {
             float* to = g.start + first * g.width + l;
-            for (int p = 0; p < count; ++p) to[p * g.width] = energy[p];
+            for (int p = 0; p < count; ++p) to[p * g.width] = scores[l * kBlock + p] - best[p];
         }
         for (int64_t l = g.labels; l < g.width; ++l)
             for (int p = 0; p < count; ++p) g.start[(first + p) * g.width + l] = kUnused;
     }
-    if (check != 0)
+    if (sum_of<sizeof(V)>(check) != 0)
         fail("dense_crf", "unary", "be finite", "NaN or Inf",
              "also in what the probabilities become; torch.nan_to_num replaces them");
 }
 
 inline void infer(const Image& g) {
     const FlushDenormals flush;
-    load_unary(g);
     for (Term& term : *g.terms) term.values.resize(term.lattice->rows(), g.width, term.dims == 0);
     std::vector<float> scratch(static_cast<size_t>(2 * kBlock * g.width));  // zeros: the last block may be short
     float *block = scratch.data(), *buffer = block + kBlock * g.width;
+    load_unary(g, block);
     switch (g.width) {
         case 4:
             return mean_field<4>(g, block, buffer);

@@ -69,13 +69,14 @@ struct Field {
     float* out;
     float4 *logits, *kept, *first, *second, *tile_rows, *filtered;
     int images, labels, chunks, steps;
-    bool message;
+    bool message, probability;  // probability: unary holds probabilities
 };
 
-__device__ __forceinline__ float4 read_labels(const Field& f, const float* planes, int64_t place, int chunk, float sign,
-                                              float padding) {
+template <class Change>
+__device__ __forceinline__ float4 read_labels(const Field& f, const float* planes, int64_t place, int chunk, float padding,
+                                              const Change& change) {
     const auto label = [&](int i) {
-        return chunk * 4 + i < f.labels ? sign * planes[place + (chunk * 4 + i) * f.lattices.pixels] : padding;
+        return chunk * 4 + i < f.labels ? change(planes[place + (chunk * 4 + i) * f.lattices.pixels]) : padding;
     };
     return make_float4(label(0), label(1), label(2), label(3));
 }
@@ -179,9 +180,11 @@ __device__ __forceinline__ void step_of_tile(const Field& f, int step, int64_t i
         float4 value;
         if (step == 0) {
             const int64_t place = image * f.labels * g.pixels + place_of_pixel(pixel);
-            value = read_labels(f, f.unary, place, chunk, -1.0f, -INFINITY);
+            value = read_labels(f, f.unary, place, chunk, -INFINITY, [&](float u) {
+                return f.probability ? logf(u < kCrfLeast ? kCrfLeast : u) : -u;  // NaN stays
+            });
             if (f.steps > 0 && !f.message) f.logits[row] = value;
-            if (f.initial) value = read_labels(f, f.initial, place, chunk, 1.0f, 0.0f);
+            if (f.initial) value = read_labels(f, f.initial, place, chunk, 0.0f, [](float q) { return q; });
         } else {
             if (f.message)
                 set_zero(value);
@@ -322,8 +325,8 @@ int64_t dense_crf_workspace_cuda(const CrfShape& shape, const std::vector<CrfTer
     return crf::make_plan(shape, terms, images, in_shared_memory, nullptr, true).bytes + crf::kStart;
 }
 
-void dense_crf_run_cuda(const View& unary, const std::vector<CrfTerm>& terms, int64_t iterations, const View& initial,
-                        bool message, const View& out, const View& workspace, const Context& context) {
+void dense_crf_run_cuda(const View& unary, bool probability, const std::vector<CrfTerm>& terms, int64_t iterations,
+                        const View& initial, bool message, const View& out, const View& workspace, const Context& context) {
     const DeviceGuard guard(context.device.index);
     const cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
     const CrfShape shape{unary.size[0], unary.size[1], unary.size[2], unary.size[3]};
@@ -360,6 +363,7 @@ void dense_crf_run_cuda(const View& unary, const std::vector<CrfTerm>& terms, in
         field.chunks = static_cast<int>(plan.chunks);
         field.steps = static_cast<int>(message ? 1 : std::min(iterations, most));
         field.message = message;
+        field.probability = probability;
         crf::run_field(plan, field, stream);
     }
 }

@@ -122,14 +122,13 @@ def test_autocast(kernel: Implementation) -> None:
 
 
 def test_data_loader_worker() -> None:
-    """`unary` with two threads, `probability` with one: torch's own log of it would wait for the parent's threads."""
+    """Small images, whose features torch computes with one thread: none of its work waits for the parent's threads."""
     probability, image = inputs(Implementation("cpu"), (2, 3, 40, 53))
     energy = -probability.log()
     with threads(2):
         expected = ops.dense_crf(unary=energy, image=image), ops.dense_crf(probability, image)
         assert true_in_forked_child(lambda: torch.equal(ops.dense_crf(unary=energy, image=image), expected[0]))
-        with threads(1):
-            assert true_in_forked_child(lambda: torch.equal(ops.dense_crf(probability, image), expected[1]))
+        assert true_in_forked_child(lambda: torch.equal(ops.dense_crf(probability, image), expected[1]))
 
 
 def test_called_from_many_threads() -> None:

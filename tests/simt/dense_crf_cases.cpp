@@ -102,7 +102,7 @@ struct TermSpec {
 
 struct Run {
     int64_t iterations = 3;
-    bool initial = false, message = false;
+    bool initial = false, message = false, probability = false;
     int64_t broken_image = -1;  // its features are not numbers; its result is not compared
 };
 
@@ -134,12 +134,14 @@ void plain_crf(const CrfShape& s, const float* unary, const std::vector<TermData
         before.push_back(kind == CrfNormalisation::kSymmetric || kind == CrfNormalisation::kBefore ? norm : none);
         after.push_back(kind == CrfNormalisation::kSymmetric || kind == CrfNormalisation::kAfter ? norm : none);
     }
-    Values q(index(count));
-    for (size_t i = 0; i < q.size(); ++i) q[i] = initial ? initial[i] : -unary[i];
+    Values score(index(count)), q(index(count));
+    for (size_t i = 0; i < q.size(); ++i)
+        score[i] = run.probability ? std::log(std::fmax(double{unary[i]}, double{kCrfLeast})) : -double{unary[i]};
+    for (size_t i = 0; i < q.size(); ++i) q[i] = initial ? initial[i] : score[i];
     if (!initial) softmax(q);
     for (int64_t step = 0; step < (run.message ? 1 : run.iterations); ++step) {
         Values next(index(count));
-        for (size_t i = 0; i < next.size(); ++i) next[i] = run.message ? 0 : -unary[i];
+        for (size_t i = 0; i < next.size(); ++i) next[i] = run.message ? 0 : score[i];
         for (size_t k = 0; k < terms.size(); ++k)
             for (int64_t m = 0; m < s.labels; ++m) {
                 Values map(q.begin() + m * p, q.begin() + (m + 1) * p);
@@ -193,8 +195,8 @@ void check_crf(const CrfShape& s, const std::vector<TermSpec>& specs, const Run&
     const View unary_view = contiguous_view(unary, {s.n, s.labels, s.h, s.w});
     const View initial_view = run.initial ? contiguous_view(initial, {s.n, s.labels, s.h, s.w}) : View{};
     const HostArray<uint8_t> space(dense_crf_workspace(unary_view, terms, context));
-    dense_crf(unary_view, terms, run.iterations, initial_view, run.message, contiguous_view(out, {s.n, s.labels, s.h, s.w}),
-              contiguous_view(space, {space.size()}), context);
+    dense_crf(unary_view, run.probability, terms, run.iterations, initial_view, run.message,
+              contiguous_view(out, {s.n, s.labels, s.h, s.w}), contiguous_view(space, {space.size()}), context);
 
     Values expected(index(count));
     for (int64_t image = 0; image < s.n; ++image) {
@@ -256,6 +258,8 @@ WSSS_CASE(dense_crf_initial_and_message) {
     check_crf({2, 3, 4, 5}, {{2, true}, {3, false}}, {2, true, false});
     check_crf({2, 3, 4, 5}, {{2, true}, {3, false}}, {0, true, true});
     check_crf({1, 3, 4, 5}, {{3, false, Compat::kMatrix}}, {5, false, true});
+    check_crf({2, 3, 4, 5}, {{2, true}, {3, false}}, {2, false, false, true});
+    check_crf({1, 2, 3, 5}, {{2, true}}, {1, false, true, true});
 }
 WSSS_CASE(dense_crf_no_work) {
     check_crf({2, 3, 4, 5}, {}, {4});
@@ -273,7 +277,7 @@ WSSS_CASE(dense_crf_several_goes) {
     check_crf({7, 33, 4, 9}, {{2, true}}, {1});
 }
 WSSS_CASE(dense_crf_features_that_are_not_numbers) {
-    check_crf({3, 3, 3, 4}, {{2, true}, {5, false}}, {2, false, false, 1});
+    check_crf({3, 3, 3, 4}, {{2, true}, {5, false}}, {2, false, false, false, 1});
 }
 
 // Keys that agree in the sorted bits only: what the sort leaves is put in the order of the whole keys, equal ones as they came.

@@ -14,8 +14,8 @@ from wsss_fast.ops.random_walk import random_walk
 from wsss_fast.ops.slic import slic
 
 __all__ = [
-    "CAM_MERGE",
     "AffinityLabels",
+    "CAM_MERGE",
     "affinity",
     "affinity_labels",
     "affinity_offsets",

@@ -69,20 +69,17 @@ def dense_crf(
     if kernel not in ("lattice", "exact"):
         raise ValueError(_check.complaint("dense_crf", "kernel", "be 'lattice' or 'exact'", repr(kernel)))
     impl = _check.implementation("dense_crf", impl, source)
-    energy = source.detach().to(torch.promote_types(source.dtype, torch.float32) if impl == "reference" else torch.float32)
-    if probability is not None:
-        energy = energy.clamp_min(1e-5).log_().neg_()  # in place: these are the largest arrays there are
+    values = source.detach().to(torch.promote_types(source.dtype, torch.float32) if impl == "reference" else torch.float32)
     terms = _terms(source, gaussian, bilateral)
-    if kernel == "exact" or impl == "reference":  # the CPU kernel looks for itself; on CUDA it would have to wait for the device
-        _check_finite(name, energy)
+    features = [_feature(image, sigma) for sigma, _ in terms]
+    others = (features, [compat for _, compat in terms], [SYMMETRIC] * len(terms), iterations, None, False)
+    if kernel == "lattice" and impl != "reference":
+        return torch.ops.wsss_fast.dense_crf(values.contiguous(), *others, impl, probability is not None).to(source.dtype)
+    energy = values if probability is None else _reference.energies(values)
+    _check_finite(name, energy)  # the CPU kernel looks for itself; on CUDA it would have to wait for the device
     if kernel == "exact":
         return _reference.exact(energy, image, terms, iterations).to(source.dtype)
-    features = [_feature(image, sigma) for sigma, _ in terms]
-    compats = [compat for _, compat in terms]
-    arguments = (energy.contiguous(), features, compats, [SYMMETRIC] * len(terms), iterations, None, False)
-    if impl == "reference":
-        return _reference.dense_crf(*arguments).to(source.dtype)
-    return torch.ops.wsss_fast.dense_crf(*arguments, impl).to(source.dtype)
+    return _reference.dense_crf(energy, *others).to(source.dtype)
 
 
 def _check_image(image: Tensor | None, name: str, source: Tensor) -> None:
@@ -184,6 +181,7 @@ def _run(
     initial: Tensor | None,
     message: bool,
     impl: str,
+    probability: bool = False,
 ) -> Tensor:
     out = empty("dense_crf", "out", unary.shape, unary.dtype, unary.device)
     call = Call("dense_crf", impl, unary)
@@ -191,9 +189,11 @@ def _run(
         (call.view(feature), call.view(compat), kind)
         for feature, compat, kind in zip(features, compats, normalisations, strict=True)
     ]
-    energies = call.view(unary)
-    workspace = call.workspace(call.module.dense_crf_workspace(energies, terms, call.context))
-    call.module.dense_crf(energies, terms, iterations, call.view(initial), message, call.view(out), workspace, call.context)
+    values = call.view(unary)
+    workspace = call.workspace(call.module.dense_crf_workspace(values, terms, call.context))
+    call.module.dense_crf(
+        values, probability, terms, iterations, call.view(initial), message, call.view(out), workspace, call.context
+    )
     return out
 
 
@@ -203,7 +203,7 @@ def _fake(unary: Tensor, *_: object) -> Tensor:
 
 _library.define(
     "dense_crf(Tensor unary, Tensor[] features, Tensor[] compats, int[] normalisations, int iterations, Tensor? initial, "
-    "bool message, str impl) -> Tensor",
+    "bool message, str impl, bool probability=False) -> Tensor",
     _run,
     _fake,
 )

@@ -39,6 +39,10 @@ def dense_crf(
     return mean_field(unary, filters, compats, normalisations, iterations, initial, message)
 
 
+def energies(probability: Tensor) -> Tensor:
+    return -probability.clamp_min(1e-5).log()
+
+
 def exact(
     unary: Tensor,
     image: Tensor,
