@@ -189,9 +189,9 @@ def draw_complementary_pair(draw: Draw) -> Example:
     settings["generator"] = draw(st.integers(0, 99))  # made anew for each call
     settings["published"] = draw(st.sampled_from((None, "code")))
     if draw(st.booleans()):
-        settings["grid"] = draw(st.sampled_from((1, 3, 8, (2, 5, 64))))
+        settings["grid"] = draw(st.sampled_from((1, min(3, max(h, w)), max(h, w), (1, max(h, w)))))
     else:
-        top = draw(st.integers(1, 30))
+        top = draw(st.integers(1, min(30, h * w)))
         tensors["segments"] = torch.randint(-1, top, (n, h, w), generator=generator(draw), dtype=torch.int32)
     return Example(tensors, settings)
 

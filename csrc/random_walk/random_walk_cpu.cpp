@@ -64,7 +64,7 @@ struct Work {
     int64_t tile_row_weights = 0;  // in a row of tiles
     // an image, each:
     Sum* planes = nullptr;   // [E][plane]                                          A^beta, 0 where there is no pair
-    Sum* weights = nullptr;  // [tile_rows][columns / lanes][2E + 1][kRows][lanes]  T
+    Sum* weights = nullptr;  // [tile_rows][columns / lanes][2E + 2][kRows][lanes]  T, see pack
     // a worker, each:
     Sum* state = nullptr;  // [3][kMostClasses][plane]
     std::atomic<bool>* out_of_range = nullptr;
@@ -96,7 +96,7 @@ Work<Sum> plan(const WalkShape& shape, const WalkSettings& settings, const Conte
     work.large = shape.pixels() >= kLargeGrid;
     work.threads = context.threads;
     work.images = work.large ? 1 : std::min<int64_t>(shape.n, context.threads);
-    work.tile_row_weights = (2 * work.pairs + 1) * kRows * work.grid.columns;
+    work.tile_row_weights = (2 * work.pairs + 2) * kRows * work.grid.columns;
     work.planes = carver->take<Sum>(work.images * work.pairs * work.grid.plane);
     work.weights = carver->take<Sum>(work.images * work.grid.tile_rows * work.tile_row_weights);
     work.state = carver->take<Sum>((work.large ? 1 : context.threads) * 3 * kMostClasses * work.grid.plane);

@@ -69,32 +69,50 @@ void for_each_weight(const WalkDisc& disc, Visit visit) {
     }
 }
 
-// The weights of a row of tiles, divided by the sums of their columns of T.
+// A sum that also holds what rounding took from it. Errors of the sums of T's columns would be multiplied by the steps.
+template <class Sum>
+struct ExactSum {
+    Vec<Sum> sum = {}, lost = {};
+
+    void add(Vec<Sum> value) {
+        const Vec<Sum> after = sum + value, added = after - sum;
+        lost += (sum - (after - added)) + (value - added);
+        sum = after;
+    }
+    Vec<Sum> total() const { return sum + lost; }
+};
+
+// The weights of a row of tiles, divided by the sums of their columns of T: 0 in place of a pixel's own weight, and behind those
+// of a tile what the neighbours give in all, for each of its rows.
 template <class Sum>
 void pack(const Work<Sum>& work, const Sum* planes, int64_t tile_row, Sum* to) {
     const Grid& grid = work.grid;
     const FlushDenormals scope;
     for (int64_t x = 0; x < grid.columns; x += kLanes<Sum>) {
-        Vec<Sum> sum[kRows] = {};
+        ExactSum<Sum> sum[kRows], given[kRows];
         Sum* next = to;
         for_each_weight(work.disc, [&](int dy, int dx, int row) {
             const int64_t y = tile_row * kRows + row;
-            Vec<Sum> weight;
+            Vec<Sum> weight{};
             if (dy == 0 && dx == 0)
-                weight = Vec<Sum>{} + 1;
+                sum[row].add(weight + 1);
             else if (dy > 0 || (dy == 0 && dx > 0))
                 weight = load(planes + work.disc.plane(dy, dx) * grid.plane + grid.at(y, x));
             else
                 weight = load(planes + work.disc.plane(-dy, -dx) * grid.plane + grid.at(y + dy, x + dx));
             save(next, weight);
-            sum[row] += weight;
+            sum[row].add(weight);
             next += kLanes<Sum>;
         });
-        for (int row = 0; row < kRows; ++row) sum[row] = 1 / sum[row];
+        Vec<Sum> share[kRows];
+        for (int row = 0; row < kRows; ++row) share[row] = 1 / sum[row].total();
         for_each_weight(work.disc, [&](int, int, int row) {
-            save(to, load(to) * sum[row]);
+            const Vec<Sum> weight = load(to) * share[row];
+            save(to, weight);
+            given[row].add(weight);
             to += kLanes<Sum>;
         });
+        for (int row = 0; row < kRows; ++row, to += kLanes<Sum>) save(to, given[row].total());
     }
 }
 
@@ -141,9 +159,13 @@ void step_tiles(const Work<Sum>& work, const Sum* weights, const Step<Sum>& step
             weights = add_row<Sum, kClasses, 2, 3>(weights, state += grid.pitch, grid.plane, sum);
             weights = add_row<Sum, kClasses, 3, 3>(weights, state += grid.pitch, grid.plane, sum);
         }
-        for (int row = 0; row < kRows; ++row)
+        // A pixel's own value comes last, and less what it gives away: beside it the small terms before would have been rounded,
+        // the same way in every step.
+        for (int row = 0; row < kRows; ++row, weights += kLanes<Sum>)
             for (int c = 0; c < kClasses; ++c) {
                 const int64_t at = c * grid.plane + grid.at(tile_row * kRows + row, x);
+                const Vec<Sum> own = load(step.now + at);
+                sum[row][c] = own + (sum[row][c] - load(weights) * own);
                 if (kSeries) {
                     const Vec<Sum> value = step.scale * sum[row][c] - step.keep * load(step.other + at);
                     save(step.other + at, value);

@@ -87,11 +87,11 @@ __device__ __forceinline__ void stage_weights(const Problem<T>& p, const Strips&
         for (int e = 0; e < kPairs; ++e) staged[e * strips.staged + i] = p.power(staged[e * strips.staged + i]);
 }
 
-// The 68 weights of the pixel at `staged`, and the sum of its column of T.
+// The 68 weights of the pixel at `staged`, and its column of T.
 template <class T>
-__device__ __forceinline__ float read_weights(const Problem<T>& p, const Strips& strips, const float* staged,
-                                              float (&weight)[2 * kPairs]) {
-    float sum = 1.0f;
+__device__ __forceinline__ float2 read_weights(const Problem<T>& p, const Strips& strips, const float* staged,
+                                               float (&weight)[2 * kPairs]) {
+    ColumnSum sum;
     for_each_column([&](auto column, int dx) {
 #pragma unroll
         for (int dy = -column.height; dy <= column.height; ++dy) {
@@ -100,10 +100,10 @@ __device__ __forceinline__ float read_weights(const Problem<T>& p, const Strips&
             const int e = first ? p.disc.plane(dy, dx) : p.disc.plane(-dy, -dx);
             const float value = staged[e * strips.staged + (first ? 0 : dy * strips.pitch + dx)];
             weight[column.index(dy)] = value;
-            sum += value;
+            sum.add(value);
         }
     });
-    return sum;
+    return sum.finish();
 }
 
 template <class T>
@@ -125,12 +125,13 @@ __global__ void __launch_bounds__(kClusterThreads) random_walk_cluster_kernel(Pr
     const int thread = static_cast<int>(threadIdx.x);
     const int x = thread % p.w, strip_y = thread / p.w * 2, y = first_row + strip_y;
     const bool upper = strip_y < strips.rows && y < p.h, lower = strip_y < strips.rows && y + 1 < p.h;
-    float weight[2][2 * kPairs], share[2], value[2], before[2] = {0.0f, 0.0f}, total[2];
+    float weight[2][2 * kPairs], value[2], before[2] = {0.0f, 0.0f}, total[2];
     stage_weights(p, strips, image, first_row, staged);
     __syncthreads();
     const float* const mine_staged = staged + (strip_y + kReach) * strips.pitch + x + kReach;
-    share[0] = upper ? 1.0f / read_weights(p, strips, mine_staged, weight[0]) : 0.0f;
-    share[1] = lower ? 1.0f / read_weights(p, strips, mine_staged + strips.pitch, weight[1]) : 0.0f;
+    float2 column_sum[2] = {make_float2(0.0f, 0.0f), make_float2(0.0f, 0.0f)};
+    if (upper) column_sum[0] = read_weights(p, strips, mine_staged, weight[0]);
+    if (lower) column_sum[1] = read_weights(p, strips, mine_staged + strips.pitch, weight[1]);
     for (int row = 0; row < 2; ++row) {
         value[row] = (row == 0 ? upper : lower) ? p.cam.at(image, c, y + row, x) : 0.0f;
         total[row] = first_share(p) * value[row];
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(kClusterThreads) random_walk_cluster_kernel(Pr
         float* const other = planes + k % 2 * strips.plane;
         const float coefficient = p.chebyshev ? coefficients[k % 2] : 0.0f;
         if (upper) {
-            float sum[2] = {value[0], value[1]};
+            float sum[2] = {0.0f, 0.0f};
             for_each_column([&](auto column, int dx) {
                 const float* const from = now + mine + kReach * strips.pitch + kReach + dx;
 #pragma unroll
@@ -160,7 +161,7 @@ __global__ void __launch_bounds__(kClusterThreads) random_walk_cluster_kernel(Pr
             });
 #pragma unroll
             for (int row = 0; row < 2; ++row) {
-                const float next = step_on(p, k, sum[row] * share[row], before[row]);
+                const float next = step_on(p, k, sum[row], column_sum[row], value[row], before[row]);
                 before[row] = value[row];
                 value[row] = next;
                 total[row] += coefficient * next;

@@ -28,7 +28,7 @@ struct Padded {
 
 struct Buffers {
     float* weights;               // [N][E][plane]
-    float* share;                 // [N][plane]: 1 / column sum of T
+    float2* column;               // [N][plane]: ColumnSum of T
     float4 *now, *other, *total;  // [N][chunks][plane]
 };
 
@@ -36,7 +36,7 @@ inline Buffers carve(const WalkShape& shape, int64_t pairs, const Padded& padded
     const int64_t states = shape.n * ceil_div(shape.c, 4) * padded.plane;
     Buffers b{};
     b.weights = carver->take<float>(shape.n * pairs * padded.plane);
-    b.share = carver->take<float>(shape.n * padded.plane);
+    b.column = carver->take<float2>(shape.n * padded.plane);
     b.now = carver->take<float4>(states);
     b.other = carver->take<float4>(states);
     b.total = carver->take<float4>(states);
@@ -98,10 +98,12 @@ __global__ void __launch_bounds__(kGridThreads) random_walk_grid_kernel(Problem<
     for (int64_t i = thread; i < p.images * pixels; i += threads) {
         const int64_t image = i / pixels, at = place(i);
         const float* const weights = b.weights + image * p.pairs * g.plane + at;
-        float sum = 1.0f;
-        for_each_offset(p.disc, g.pitch,
-                        [&](int e, int64_t offset) { sum += weights[e * g.plane] + weights[e * g.plane - offset]; });
-        b.share[image * g.plane + at] = 1.0f / sum;
+        ColumnSum sum;
+        for_each_offset(p.disc, g.pitch, [&](int e, int64_t offset) {
+            sum.add(weights[e * g.plane]);
+            sum.add(weights[e * g.plane - offset]);
+        });
+        b.column[image * g.plane + at] = sum.finish();
     }
     grid_sync();
     for (int64_t k = 1; k <= products; ++k) {
@@ -110,15 +112,17 @@ __global__ void __launch_bounds__(kGridThreads) random_walk_grid_kernel(Problem<
             const int64_t at = place(i), image = i / pixels / chunks, state = i / pixels * g.plane + at;
             const float* const weights = b.weights + image * p.pairs * g.plane + at;
             const float4* const now = b.now + state;
-            const float share = b.share[image * g.plane + at];
-            float4 sum = *now;
+            const float2 column = b.column[image * g.plane + at];
+            const float4 value = *now;
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
             for_each_offset(p.disc, g.pitch, [&](int e, int64_t offset) {
                 add_scaled(&sum, weights[e * g.plane], now[offset]);
                 add_scaled(&sum, weights[e * g.plane - offset], now[-offset]);
             });
             const float4 before = b.other[state];
-            const float4 next = make_float4(step_on(p, k, sum.x * share, before.x), step_on(p, k, sum.y * share, before.y),
-                                            step_on(p, k, sum.z * share, before.z), step_on(p, k, sum.w * share, before.w));
+            const float4 next =
+                make_float4(step_on(p, k, sum.x, column, value.x, before.x), step_on(p, k, sum.y, column, value.y, before.y),
+                            step_on(p, k, sum.z, column, value.z, before.z), step_on(p, k, sum.w, column, value.w, before.w));
             b.other[state] = next;
             if (p.chebyshev) add_scaled(&b.total[state], coefficient, next);
         }

@@ -74,10 +74,27 @@ struct Problem {
     }
 };
 
-// The state after one more application of T, given `sum` = state T; `before` is the state before the present one.
+// A column of T: what the neighbours weigh in all, and 1 over that and the pixel itself. The sum keeps what rounding takes from
+// it: an error of the column's sum would be multiplied by the steps.
+struct ColumnSum {
+    float given = 0.0f, lost = 0.0f;
+
+    __device__ __forceinline__ void add(float weight) {
+        const float after = given + weight, added = after - given;
+        lost += (given - (after - added)) + (weight - added);
+        given = after;
+    }
+    __device__ __forceinline__ float2 finish() const { return make_float2(given + lost, 1.0f / (1.0f + given + lost)); }
+};
+
+// The state after one more application of T, given the neighbours' sum; `before` is the state before the present `value`. The
+// pixel's own value comes last, and less what it gives away: beside it the small terms before would have been rounded, the same
+// way in every step.
 template <class T>
-__device__ __forceinline__ float step_on(const Problem<T>& p, int64_t k, float sum, float before) {
-    return p.chebyshev && k > 1 ? 2.0f * sum - before : sum;
+__device__ __forceinline__ float step_on(const Problem<T>& p, int64_t k, float neighbours, float2 column, float value,
+                                         float before) {
+    const float next = value + column.y * (neighbours - column.x * value);
+    return p.chebyshev && k > 1 ? 2.0f * next - before : next;
 }
 
 // The coefficient of step k, in a slot that is read one barrier later; thread 0 keeps `last`, which starts as series.first.

@@ -19,7 +19,7 @@ def random_walk(
     border: str = "full",
 ) -> Tensor:
     """cam [N,C,H,W], affinity [N,E,H,W] -> cam T^steps, T being the affinity matrix to the power beta, columns summing to 1."""
-    wide = torch.promote_types(cam.dtype, torch.float32)
+    wide = torch.float64  # rounding errors of float32 grow with the steps: the kernels have remedies, a definition is simple
     pairs = _pairs(affinity.to(wide), radius, beta, border == "published")
     degree = _times_matrix(torch.ones_like(cam[:, :1], dtype=wide), pairs)
 
