@@ -57,7 +57,25 @@ def dense_crf(impl: str, device: str, dtype: torch.dtype) -> float:
     return worst
 
 
-OPERATIONS = {"pcm": pcm, "dense_crf": dense_crf}
+def complementary(impl: str, device: str, dtype: torch.dtype) -> float:
+    """Planes that are aligned and not, segments and grids, each rule of the draw."""
+    worst = 0.0
+    for n, c, h, w in ((1, 3, 1, 1), (3, 2, 13, 17), (2, 3, 32, 36)):
+        image = (torch.arange(n * c * h * w).reshape(n, c, h, w) % 250 + 1).to(dtype)
+        segments = (torch.arange(h)[:, None] // 4 * w + torch.arange(w) // 3).int().repeat(n, 1, 1)
+        segments[:, -1:, 2:] = -1
+        for source in ({"segments": segments}, {"grid": (1, min(h, 5))}):
+            for published in (None, "paper", "code"):
+                results = []
+                for name, where in ((impl, device), ("reference", "cpu")):
+                    there = {key: x.to(where) if isinstance(x, Tensor) else x for key, x in source.items()}
+                    settings = {"generator": torch.Generator().manual_seed(h), "published": published, "impl": name}
+                    results.append(ops.complementary_pair(image.to(where), **there, **settings))
+                worst = max(worst, *(difference(got, expected.double()) for got, expected in zip(*results, strict=True)))
+    return worst
+
+
+OPERATIONS = {"pcm": pcm, "dense_crf": dense_crf, "complementary": complementary}
 
 
 def difference(got: Tensor, expected: Tensor) -> float:

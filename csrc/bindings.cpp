@@ -7,6 +7,7 @@
 #include "common/check.h"
 #include "common/simd.h"
 #include "common/view.h"
+#include "complementary/complementary.h"
 #include "dense_crf/dense_crf.h"
 #include "pcm/pcm.h"
 #include "slic/slic.h"
@@ -70,6 +71,34 @@ struct type_caster<wsss::CrfTerm> {
     }
 };
 
+// (grid, hide, rule, seed)
+template <>
+struct type_caster<wsss::PairOptions> {
+    PYBIND11_TYPE_CASTER(wsss::PairOptions, const_name("PairOptions"));
+
+    bool load(handle source, bool) {
+        const auto fields = reinterpret_borrow<tuple>(source);
+        value.grid = fields[0].cast<std::vector<int64_t>>();
+        value.hide = fields[1].cast<double>();
+        value.rule = static_cast<wsss::PairRule>(fields[2].cast<int>());
+        value.seed = fields[3].cast<int64_t>();
+        return true;
+    }
+};
+
+// (first, second, share, side)
+template <>
+struct type_caster<wsss::PairOutputs> {
+    PYBIND11_TYPE_CASTER(wsss::PairOutputs, const_name("PairOutputs"));
+
+    bool load(handle source, bool) {
+        const auto fields = reinterpret_borrow<tuple>(source);
+        value = {fields[0].cast<wsss::View>(), fields[1].cast<wsss::View>(), fields[2].cast<wsss::View>(),
+                 fields[3].cast<wsss::View>()};
+        return true;
+    }
+};
+
 }  // namespace pybind11::detail
 
 namespace {
@@ -115,6 +144,9 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
     m.def("pcm_forward", wsss::pcm_forward, release_gil());
     m.def("pcm_backward_workspace", wsss::pcm_backward_workspace);
     m.def("pcm_backward", wsss::pcm_backward, release_gil());
+
+    m.def("complementary_pair_workspace", wsss::complementary_pair_workspace);
+    m.def("complementary_pair", wsss::complementary_pair, release_gil());
 
     m.def("dense_crf_workspace", wsss::dense_crf_workspace);
     m.def("dense_crf", wsss::dense_crf, release_gil());

@@ -199,4 +199,4 @@ def test_scripts() -> None:
     subprocess.run(["bash", "-n", ROOT / "benchmarks" / "on_gpu.sh"], check=True, timeout=30)
     command = [sys.executable, ROOT / "benchmarks" / "sanitize.py", "--impl", "cpu"]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    assert all(f"{name} " in said for name in bench.names())
+    assert all(f"{name} " in said for name in bench.names() if (ROOT / "csrc" / name).is_dir())  # the rest joins operations

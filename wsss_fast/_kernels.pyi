@@ -24,6 +24,17 @@ def pcm_backward(
     workspace: View,
     context: Context,
 ) -> None: ...
+def complementary_pair_workspace(
+    image: View, segments: View, options: tuple[list[int], float, int, int], context: Context
+) -> int: ...
+def complementary_pair(
+    image: View,
+    segments: View,
+    options: tuple[list[int], float, int, int],
+    outputs: tuple[View, View, View, View],
+    workspace: View,
+    context: Context,
+) -> None: ...
 def dense_crf_workspace(unary: View, terms: list[tuple[View, View, int]], context: Context) -> int: ...
 def dense_crf(
     unary: View,

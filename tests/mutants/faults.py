@@ -25,6 +25,7 @@ FORWARD = (f"{PCM}::test_forward",)
 GRADIENTS = (f"{PCM}::test_gradients",)
 MANY_TILES = (f"{PCM}::test_many_tiles",)
 
+PAIR = "tests/ops/test_complementary.py"
 CRF_TESTS = "tests/ops/test_dense_crf.py"
 CRF = "csrc/dense_crf/dense_crf_cpu_body.h"
 LATTICE = "csrc/dense_crf/lattice_body.h"
@@ -241,5 +242,51 @@ FAULTS = (
         "row[l] -= sum;",
         "row[l] += sum;",
         (f"{CRF_TESTS}::test_compatibilities",),
+    ),
+    Fault(
+        "pair-draws-one-less",
+        "one segment fewer than asked for is hidden",
+        "csrc/complementary/complementary_cpu.cpp",
+        "limit = uint64_t{numbers[hidden - 1]} + 1;",
+        "limit = uint64_t{numbers[hidden - 1]};",
+        (f"{PAIR}::test_definition", f"{PAIR}::test_many_cells"),
+    ),
+    Fault(
+        "pair-masked-counted",
+        "masked pixels count in the share",
+        "csrc/complementary/complementary_cpu.cpp",
+        "block.counted += w - masked;",
+        "block.counted += w;",
+        (f"{PAIR}::test_definition",),
+    ),
+    Fault(
+        "cuda-pair-digit-order",
+        "the select looks at the numbers of every digit, not of those that agree with the chosen ones before",
+        "csrc/complementary/complementary_cuda.cu",
+        "if (uint64_t{number} >> (shift + kDigitBits) == prefix)",
+        "if (shift >= 0)",
+        (f"{PAIR}::test_many_cells",),
+        ("simt",),
+        "_simt",
+    ),
+    Fault(
+        "cuda-slic-lost-link",
+        "a link that another thread made at the same time is forgotten when pieces are united",
+        "csrc/slic/slic_assign.cuh",
+        "a = found;",
+        "(void)found;",
+        ("tests/ops/test_slic.py::test_equals_the_reference_at_size",),
+        ("simt",),
+        "_simt",
+    ),
+    Fault(
+        "cuda-slic-early-barrier",
+        "pieces are gathered while others still unite theirs",
+        "csrc/slic/slic_cuda.cu",
+        "join_across_tiles(work);\n    grid_sync();",
+        "join_across_tiles(work);",
+        ("tests/ops/test_slic.py::test_equals_the_reference_at_size",),
+        ("simt",),
+        "_simt",
     ),
 )

@@ -4,8 +4,9 @@ Every function takes `impl=`: None (by device), "reference" (plain PyTorch), "cp
 source run on the CPU).
 """
 
+from wsss_fast.ops.complementary import complementary_pair
 from wsss_fast.ops.dense_crf import dense_crf
 from wsss_fast.ops.pcm import pcm
 from wsss_fast.ops.slic import slic
 
-__all__ = ["dense_crf", "pcm", "slic"]
+__all__ = ["complementary_pair", "dense_crf", "pcm", "slic"]
