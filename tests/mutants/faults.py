@@ -26,6 +26,7 @@ GRADIENTS = (f"{PCM}::test_gradients",)
 MANY_TILES = (f"{PCM}::test_many_tiles",)
 
 PAIR = "tests/ops/test_complementary.py"
+SLIC = ("tests/ops/test_slic.py::test_equals_the_reference",)
 CRF_TESTS = "tests/ops/test_dense_crf.py"
 CRF = "csrc/dense_crf/dense_crf_cpu_body.h"
 LATTICE = "csrc/dense_crf/lattice_body.h"
@@ -268,6 +269,46 @@ FAULTS = (
         (f"{PAIR}::test_many_cells",),
         ("simt",),
         "_simt",
+    ),
+    Fault(
+        "slic-lost-rows",
+        "the lower half of a tile is missing from the means",
+        "csrc/slic/slic_cpu_body.h",
+        "first < rows.count; first += 8",
+        "first < rows.count; first += 16",
+        SLIC,
+    ),
+    Fault(
+        "slic-no-slope-in-x",
+        "the distance in x counts from the corner of the tile only",
+        "csrc/slic/slic_cpu.cpp",
+        "pair_of(cost.b, cost.x)",
+        "pair_of(cost.b, 0)",
+        SLIC,
+    ),
+    Fault(
+        "slic-mask-of-the-first-vector",
+        "each vector of a row takes the mask of the first",
+        "csrc/slic/slic_cpu_body.h",
+        "valid >> (v * kLanes<int32_t>)",
+        "valid",
+        SLIC,
+    ),
+    Fault(
+        "slic-one-neighbour-below",
+        "a small segment sees one of the runs below it",
+        "csrc/slic/slic_connect_body.h",
+        "runs.start[other + 1] - width > start",
+        "other == runs.below[run]",
+        SLIC,
+    ),
+    Fault(
+        "slic-means-cut-off",
+        "means are cut off instead of rounded",
+        "csrc/slic/slic_rules.h",
+        "slic_floor_div(2 * kSlicFraction * sum + count, 2 * count)",
+        "slic_floor_div(kSlicFraction * sum, count)",
+        SLIC,
     ),
     Fault(
         "cuda-slic-lost-link",
