@@ -83,14 +83,16 @@ struct Segments {
 
     bool is_small(int32_t segment) const { return runs.size[segment] < plan.minimum && runs.label[segment] >= 0; }
 
-    // Offers the segment of run `other` as a neighbour to join.
-    void offer(int32_t segment, int32_t other, int32_t* joining) {
+    // Offers the segment of run `other` as a neighbour to join, unless it is `last`, which has been offered; returns it.
+    int32_t offer(int32_t segment, int32_t other, int32_t last, int32_t* joining) {
         const int32_t to = runs.parent[other];
-        if (to == segment || runs.label[to] < 0) return;
-        if (!slic_greater(runs.size[to], static_cast<uint32_t>(to), runs.size[segment], static_cast<uint32_t>(segment))) return;
+        if (to == last || to == segment || runs.label[to] < 0) return to;
+        if (!slic_greater(runs.size[to], static_cast<uint32_t>(to), runs.size[segment], static_cast<uint32_t>(segment)))
+            return to;
         const uint64_t key = slic_merge_key(centres[runs.label[segment]], centres[runs.label[to]], static_cast<uint32_t>(to));
         if (runs.key[segment] == kNoKey) runs.list[(*joining)++] = segment;
         if (key < runs.key[segment]) runs.key[segment] = key;
+        return to;
     }
 
     // One round; false if no segment joined another.
@@ -101,16 +103,17 @@ struct Segments {
             for (int32_t run = runs.first[y]; run < runs.first[y + 1]; ++run) {
                 const int32_t segment = runs.parent[run];
                 if (!is_small(segment)) continue;
-                if (run > runs.first[y]) offer(segment, run - 1, &joining);
-                if (run + 1 < runs.first[y + 1]) offer(segment, run + 1, &joining);
+                int32_t last = segment;
+                if (run > runs.first[y]) last = offer(segment, run - 1, last, &joining);
+                if (run + 1 < runs.first[y + 1]) last = offer(segment, run + 1, last, &joining);
                 const int32_t start = runs.start[run];
                 // from the last run that touches this one, backwards
                 if (y > 0)
                     for (int32_t other = runs.above[run]; runs.start[other + 1] + width > start; --other)
-                        offer(segment, other, &joining);
+                        last = offer(segment, other, last, &joining);
                 if (y + 1 < plan.height)
                     for (int32_t other = runs.below[run]; runs.start[other + 1] - width > start; --other)
-                        offer(segment, other, &joining);
+                        last = offer(segment, other, last, &joining);
             }
         for (int32_t i = 0; i < joining; ++i)
             runs.parent[runs.list[i]] = static_cast<int32_t>(runs.key[runs.list[i]] & UINT32_MAX);
