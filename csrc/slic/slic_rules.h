@@ -143,11 +143,11 @@ constexpr SlicPlan make_slic_plan(int64_t height, int64_t width, int64_t segment
     return plan;
 }
 
-// Where centre `label` begins: the middle of its cell.
+// Where centre `label` begins: the middle of its cell, where pixel x covers x - 1/2 to x + 1/2.
 constexpr SlicCentre slic_first_centre(const SlicPlan& plan, int64_t label) {
-    const int64_t row = label / plan.cols, col = label % plan.cols;
-    return {0, 0, 0, static_cast<int32_t>((2 * col + 1) * plan.width * kSlicFraction / (2 * plan.cols)),
-            static_cast<int32_t>((2 * row + 1) * plan.height * kSlicFraction / (2 * plan.rows))};
+    const int64_t row = label / plan.cols, col = label % plan.cols, half = kSlicFraction / 2;
+    return {0, 0, 0, static_cast<int32_t>((2 * col + 1) * plan.width * half / plan.cols - half),
+            static_cast<int32_t>((2 * row + 1) * plan.height * half / plan.rows - half)};
 }
 
 constexpr int32_t slic_mean(int64_t sum, int64_t count) {
