@@ -50,9 +50,9 @@ def create(name: str, num_classes: int, backbone: str | None = None, published: 
         if option not in known:
             raise TypeError(_unknown("option", option, known, f" of {name} on {backbone}"))
     # one class may serve several backbones
-    if "backbone" in own:
-        options["backbone"] = backbone
-    return build(num_classes, published, **options)
+    model = build(num_classes, published, **({"backbone": backbone} if "backbone" in own else {}), **options)
+    model.options = options
+    return model
 
 
 def backbones(name: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from wsss_fast import ops
 from wsss_fast.methods._method import Method
+from wsss_fast.nets._common import check_pixels
 
 
 def infer_cam(
@@ -42,6 +43,7 @@ def infer_cam(
         raise ValueError(f"infer_cam: 'model' must give class maps, got '{model.name}'")
     if model.training:
         raise ValueError("infer_cam: 'model' must be in eval mode. Hint: model.eval()")
+    check_pixels("infer_cam", "image", image)
     size = tuple(image.shape[2:]) if size is None else size
     maps, flipped = [], []
     with torch.inference_mode():
@@ -54,8 +56,10 @@ def infer_cam(
 
 
 def resized(pixels: Tensor, scale: float) -> Tensor:
-    """uint8 in and out; the filter widens with a reduction, as Pillow's does."""
+    """uint8 in and out, bicubic; the filter widens with a reduction, as Pillow's does."""
     size = [max(1, round(side * scale)) for side in pixels.shape[2:]]
     if size == list(pixels.shape[2:]):
         return pixels
-    return functional.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
+    # not on uint8: torch's own path for bytes fails on some sizes
+    smooth = functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
+    return smooth.round_().clamp_(0, 255).to(torch.uint8)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from wsss_fast.nets._common import Normalisation
 
 PUBLISHED = (None, "paper", "code")
 
@@ -20,6 +24,9 @@ class Method:
     merge: ClassVar[str | None] = None  # the preset of ops.CAM_MERGE
     scales: ClassVar[tuple[float, ...]] = (1.0,)  # of the published inference, each with its mirror image
     threshold: ClassVar[float | None] = None  # the published constant background score
+    unused: ClassVar[tuple[str, ...]] = ()  # patterns of entries in published checkpoints that have no use
+    normalise: Normalisation
+    options: dict[str, Any]  # of `create`
     num_classes: int
     published: str | None
     backbone_name: str
@@ -33,6 +40,18 @@ class Method:
         self.num_classes = num_classes
         self.published = published
         self.backbone_name = backbone
+        self.options = {}
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint has to say so that `create` makes this network again, and what it expects of pixels."""
+        made = {"method": self.name, "num_classes": self.num_classes, "backbone": self.backbone_name, "published": self.published}
+        return {**made, "options": self.options, "normalisation": dataclasses.asdict(self.normalise)}
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for key in [key for key in state if key.startswith(prefix)]:
+            if any(fnmatchcase(key.removeprefix(prefix), pattern) for pattern in self.unused):
+                del state[key]
+        super()._load_from_state_dict(state, prefix, *rest)
 
     @staticmethod
     def objects(maps: Tensor) -> Tensor:
@@ -59,16 +78,6 @@ def embedding(inputs: int, outputs: int) -> nn.Conv2d:
     layer = nn.Conv2d(inputs, outputs, 1, bias=False)
     nn.init.xavier_uniform_(layer.weight, gain=4)
     return layer
-
-
-def ignore_keys(module: nn.Module, prefixes: tuple[str, ...]) -> None:
-    """Loading a state dict passes over keys that begin so: what a published module holds twice."""
-
-    def drop(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        for key in [key for key in state if key.startswith(prefix) and key.removeprefix(prefix).startswith(prefixes)]:
-            del state[key]
-
-    module.register_load_state_dict_pre_hook(drop)
 
 
 def seed(cam: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wsss_fast.methods._method import Method, classifier, ignore_keys
+from wsss_fast.methods._method import Method, classifier
 from wsss_fast.nets.efficientnet import EfficientNetLite0
 from wsss_fast.nets.resnet import ResNet
 from wsss_fast.nets.resnet38 import ResNet38
@@ -60,7 +60,8 @@ class CamResNet(Cam, nn.Module):
     """As IRN trains it: output stride 16 without dilation; layers up to layer2 get no gradient."""
 
     merge = "irn"
-    threshold = None  # IRN does not threshold the maps but makes labels of two thresholds
+    threshold = None  # IRN makes labels of two thresholds
+    unused = ("stage*", "backbone.*", "newly_added.*")  # the published module holds its layers a second time in lists
 
     def __init__(
         self,
@@ -81,8 +82,6 @@ class CamResNet(Cam, nn.Module):
         self.classifier = classifier(network.channels["layer4"], num_classes)
         for layer in (network.conv1, network.bn1, network.layer1, network.layer2):
             layer.requires_grad_(False)
-        # the published module registers its layers a second time in lists
-        ignore_keys(self, ("stage", "backbone.", "newly_added."))
 
     def features(self, image: Tensor) -> Tensor:
         return self.get_submodule(self.backbone_name)(image)

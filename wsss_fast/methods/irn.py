@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsss_fast.methods._method import Method, ignore_keys
+from wsss_fast.methods._method import Method
 from wsss_fast.nets.resnet import TAPS, ResNet
 
 EDGE_CHANNELS, EDGE_GROUPS = 32, 4
 # of fc_dp1 to fc_dp5, one a tap: channels and groups
 DISPLACEMENT = ((64, 8), (128, 16), (256, 16), (256, 16), (256, 16))
-# The published module registers its layers a second time in lists, and its pair indices as parameters.
-ALIASES = ("stage", "backbone.", "edge_layers.", "dp_layers.", "path_indices", "ind_from", "ind_to", "disp_target")
 
 
 class MeanShift(nn.Module):
@@ -44,6 +42,8 @@ class MeanShift(nn.Module):
 
 class Irn(Method, nn.Module):
     name = "irn"
+    # the published module holds its layers a second time in lists, and its pair indices as parameters
+    unused = ("stage*", "backbone.*", "edge_layers.*", "dp_layers.*", "path_indices*", "ind_from", "ind_to", "disp_target")
 
     def __init__(
         self,
@@ -68,7 +68,6 @@ class Irn(Method, nn.Module):
         self.fc_dp6 = _normed(3 * 256, 256, 16)
         self.fc_dp7 = _normed(64 + 128 + 256, 256, 16)
         self.fc_dp7.extend([nn.ReLU(), nn.Conv2d(256, 2, 1, bias=False), MeanShift(2)])
-        ignore_keys(self, ALIASES)
 
     def train(self, mode: bool = True) -> Irn:
         super().train(mode)

@@ -19,9 +19,7 @@ class Normalisation:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 RGB [N, 3, H, W] -> float32 of the same shape."""
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
-            got = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
-            raise ValueError(f"normalise: 'pixels' must be uint8 RGB of shape [N, 3, H, W], got {got}")
+        check_pixels("normalise", "pixels", pixels)
         if self.order == "bgr":
             pixels = pixels.flip(1)
         mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))
@@ -31,6 +29,12 @@ class Normalisation:
 # (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) of values from 0 to 1
 IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 CAFFE = Normalisation((104.008, 116.669, 122.675), (1.0, 1.0, 1.0), "bgr")
+
+
+def check_pixels(caller: str, argument: str, pixels: Tensor) -> None:
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+        got = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
+        raise ValueError(f"{caller}: '{argument}' must be uint8 RGB of shape [N, 3, H, W], got {got}")
 
 
 def check_image(network: str, image: Tensor) -> None:
