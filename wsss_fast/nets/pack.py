@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
 TYPICAL_SIDE = 28  # cells at stride 8 of a 224-pixel image
 
 
