@@ -9,7 +9,7 @@ from networks import lively
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsss_fast import methods, ops
+from wsss_fast import methods, nets, ops
 from wsss_fast.methods._method import seed
 
 IMAGE = (2, 3, 33, 42)
@@ -179,6 +179,7 @@ def test_checkpoints_that_hold_layers_twice(name: str, listed: str) -> None:
     state |= {"stage1.0.weight": state["resnet50.conv1.weight"], "backbone.0.0.weight": state["resnet50.conv1.weight"]}
     state[f"{listed}.weight"] = torch.zeros(1)
     model.load_state_dict(state, strict=True)
+    nets.load_checkpoint(model, state)
     with pytest.raises(RuntimeError, match=r"other\.weight"):
         model.load_state_dict({**state, "other.weight": torch.zeros(1)}, strict=True)
 
