@@ -105,7 +105,7 @@ constexpr SlicPlan make_slic_plan(int64_t height, int64_t width, int64_t segment
     const int64_t most_rows = height > 1 ? height / 2 : 1, most_cols = width > 1 ? width / 2 : 1;
     const int64_t wanted = segments < most_rows * most_cols ? segments : most_rows * most_cols;
     int64_t root = 0;
-    while ((root + 1) * (root + 1) * width <= wanted * height) ++root;
+    while (root < most_rows && (root + 1) * (root + 1) * width <= wanted * height) ++root;
     int64_t nearest = -1;
     for (int64_t rows = root > 0 ? root : 1; rows <= root + 1 && rows <= most_rows; ++rows) {
         const int64_t rounded = (2 * wanted + rows) / (2 * rows), cols = rounded < most_cols ? rounded : most_cols;

@@ -144,8 +144,9 @@ void fuzz_complementary(FuzzInput& in, const Context& context) {
     Tensor segments = contiguous(in, DType::kInt32, {n, h, w});
     if (segments.view.dtype == DType::kInt32 && !in.rarely())
         for (int64_t i = 0; i < segments.extent; ++i) segments.view.as<int32_t>()[i] = static_cast<int32_t>(in.number(-1, 30));
-    const PairOutputs outputs{contiguous(in, dtype, {n, c, h, w}), contiguous(in, dtype, {n, c, h, w}),
-                              contiguous(in, DType::kFloat32, {n}), contiguous(in, DType::kUInt8, {n, h, w})};
+    const Tensor first = contiguous(in, dtype, {n, c, h, w}), second = contiguous(in, dtype, {n, c, h, w});
+    const Tensor share = contiguous(in, DType::kFloat32, {n}), side = contiguous(in, DType::kUInt8, {n, h, w});
+    const PairOutputs outputs{first, second, share, side};
     const View cells = options.grid.empty() || in.rarely() ? segments.view : View{};
     const Tensor space = workspace_of(complementary_pair_workspace(image, cells, options, context));
     complementary_pair(image, cells, options, outputs, space, context);

@@ -16,6 +16,8 @@ from wsss_fast.ops._reference import slic as reference
 # H, W, segments, compactness, iterations. Tiles have 32 x 16 pixels; cells from 2 x 2 pixels to the whole image.
 CASES = [
     (1, 1, 5, 10.0, 3),
+    (40, 1, 100, 10.0, 2),
+    (1, 40, 100, 10.0, 2),
     (1, 70, 6, 10.0, 4),
     (50, 1, 7, 10.0, 3),
     (16, 32, 8, 10.0, 10),

@@ -43,7 +43,7 @@ def lab(image: Tensor) -> Tensor:
 def _grid(h: int, w: int, segments: int) -> tuple[int, int]:
     most_rows, most_cols = max(1, h // 2), max(1, w // 2)
     wanted = min(segments, most_rows * most_cols)
-    root = isqrt(wanted * h // w)
+    root = min(isqrt(wanted * h // w), most_rows)
     sizes = [(rows, max(1, min(most_cols, (2 * wanted + rows) // (2 * rows)))) for rows in (max(root, 1), root + 1)]
     return min((size for size in sizes if size[0] <= most_rows), key=lambda size: abs(size[0] * size[1] - wanted))
 
