@@ -306,7 +306,7 @@ BAD = {
         (IMAGE, SEGMENTS[:, 1:]),
         {},
         ValueError,
-        r"'segments' must have shape \[N, H, W\] = \[2, 8, 9\], .*\[2, 7, 9\]",
+        r"'segments' must have shape \[N, H, W\] = \[2, 8, 9\] \(N, H, W of 'image'\), got \[2, 7, 9\]",
     ),
     "a channel": ((IMAGE, SEGMENTS[:, None]), {}, ValueError, r"'segments' must have shape \[N, H, W\], got"),
     "other device": (

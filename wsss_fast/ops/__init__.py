@@ -14,8 +14,8 @@ from wsss_fast.ops.random_walk import random_walk
 from wsss_fast.ops.slic import slic
 
 __all__ = [
-    "AffinityLabels",
     "CAM_MERGE",
+    "AffinityLabels",
     "affinity",
     "affinity_labels",
     "affinity_offsets",
