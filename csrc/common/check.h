@@ -85,6 +85,18 @@ inline void check_device(const char* op, const char* argument, const View& view,
     if (!(view.device == context.device)) fail(op, argument, "be on " + name(context.device), name(view.device));
 }
 
+// What kernels compute with: float64 on the CPU alone.
+inline void check_float(const char* op, const char* argument, const View& view, const Context& context) {
+    if (context.device.kind == DeviceKind::kCuda)
+        check_dtype(op, argument, view, {DType::kFloat32, DType::kFloat16, DType::kBFloat16});
+    else
+        check_dtype(op, argument, view, {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat64});
+}
+
+inline DType sum_type(DType input) {
+    return input == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+}
+
 inline void check_contiguous(const char* op, const char* argument, const View& view) {
     if (!view.is_contiguous()) fail(op, argument, "be contiguous", "strides of another layout");
 }

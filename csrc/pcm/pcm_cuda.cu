@@ -301,8 +301,8 @@ void run_forward(const View& cam, const View& feature, float eps, const View& ou
     static_assert(Scheme::kRowTerms == Scheme::kTerms, "one number of terms sizes the workspace");
     const Geometry geometry(cam.size[0], cam.size[1], feature.size[1], cam.size[2] * cam.size[3]);
     const ForwardWorkspace space(aligned(workspace), geometry, Scheme::kTerms);
-    const PackArguments<T> arguments{Planes<T>(feature),
-                                     Planes<T>(cam),
+    const PackArguments<T> arguments{StridedPixels<T>(feature),
+                                     StridedPixels<T>(cam),
                                      nullptr,
                                      space.rows,
                                      nullptr,

@@ -20,7 +20,7 @@ template <class T>
 struct BackwardArguments {
     PrcmShape shape;
     PrcmOptions options;
-    Map<T> grad, cam, query;
+    StridedPixels<T> grad, cam, query;
     const float *gate, *proxy, *key;
     T *grad_query, *grad_phi;  // null: not wanted
     Cut sum, map;
@@ -90,7 +90,7 @@ __device__ void differentiate_tile(const BackwardArguments<T>& a, int64_t image,
         __syncthreads();
 #pragma unroll 4
         for (int d = warp; d < kDepthTile; d += kWarps) {
-            const float query = inside && depth + d < a.shape.c2 ? to_float(pixel[(depth + d) * a.query.channel_stride]) : 0.0f;
+            const float query = inside && depth + d < a.shape.c2 ? to_float(pixel[(depth + d) * a.query.channel]) : 0.0f;
             queries[d][lane] = a.options.rectify ? rectified(query) : query;
         }
         float gradient[kWarpDepth] = {};
@@ -218,9 +218,9 @@ void run_backward(const PrcmShape& shape, const PrcmOptions& options, const Prcm
     const BackwardWorkspace space(workspace.data, shape);
     const BackwardArguments<T> a{shape,
                                  options,
-                                 Map<T>(in.grad),
-                                 Map<T>(in.cam),
-                                 Map<T>(in.query),
+                                 StridedPixels<T>(in.grad),
+                                 StridedPixels<T>(in.cam),
+                                 StridedPixels<T>(in.query),
                                  in.gate.as<const float>(),
                                  in.proxy.as<const float>(),
                                  in.key.as<const float>(),

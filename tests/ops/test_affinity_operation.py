@@ -123,9 +123,17 @@ BAD = {
     "integers": (lambda: ops.affinity(FEATURE.int()), TypeError, "affinity: 'feature' must be of type float32, .* got int32"),
     "sparse": (lambda: ops.affinity(FEATURE.to_sparse()), TypeError, "affinity: 'feature' must be a dense tensor"),
     "radius 0": (lambda: ops.affinity(FEATURE, 0), ValueError, "affinity: 'radius' must be a whole number from 1 to 32, got 0"),
-    "radius 33": (lambda: ops.affinity(FEATURE, 33), ValueError, "affinity: 'radius' must be a whole number from 1 to 32, got 33"),
+    "radius 33": (
+        lambda: ops.affinity(FEATURE, 33),
+        ValueError,
+        "affinity: 'radius' must be a whole number from 1 to 32, got 33",
+    ),
     "radius 2.5": (lambda: ops.affinity(FEATURE, 2.5), ValueError, "affinity: 'radius' must be a whole number .* got 2.5"),
-    "radius True": (lambda: ops.affinity_offsets(True), ValueError, "affinity_offsets: 'radius' must be a whole number .* got True"),
+    "radius True": (
+        lambda: ops.affinity_offsets(True),
+        ValueError,
+        "affinity_offsets: 'radius' must be a whole number .* got True",
+    ),
     "implementation": (lambda: ops.affinity(FEATURE, impl="gpu"), ValueError, "affinity: 'impl' must be None or one of"),
     "device": (lambda: ops.affinity(FEATURE, impl="cuda"), ValueError, "affinity: 'impl' must fit the device"),
     "two edges": (

@@ -219,7 +219,7 @@ def test_compiled_function_checks_for_itself() -> None:
         module.prcm_forward_workspace(*good[:3], view(6, 7), context)
     with pytest.raises(ValueError, match=r"prcm: 'x' must have shape .* got \[2, 6, 4, 4\]"):
         module.prcm_forward_workspace(good[0], view(2, 6, 4, 4), *good[2:], context)
-    with pytest.raises(TypeError, match="prcm: 'cam' must be of type float32, float64, float16, bfloat16, got int32"):
+    with pytest.raises(TypeError, match="prcm: 'cam' must be of type float32, float16, bfloat16, float64, got int32"):
         module.prcm_forward_workspace(*(view(*x[4], dtype=5) for x in good), context)
     kept = view(2, 3, 4, 5), view(2, 3, 6), view(2, 7, 3)
     with pytest.raises(ValueError, match=r"prcm: 'workspace' must hold at least \d+ bytes, got 0"):
