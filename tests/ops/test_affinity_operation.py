@@ -179,7 +179,7 @@ PLANES = (16, 0, 0, 0, (1, 12, 3, 4), (144, 12, 4, 1))
 CPU = (0, 0, 1, 0)
 
 
-def test_the_compiled_functions_check_too(case: Case) -> None:
+def test_the_compiled_function_checks_too(case: Case) -> None:
     """Called without the Python checks, they refuse what does not fit before they touch memory."""
     module = _native.load()
     forward, backward = (getattr(module, f"{case.name}_{part}") for part in ("forward", "backward"))

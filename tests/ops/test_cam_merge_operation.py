@@ -57,7 +57,7 @@ def test_opcheck(kernel: Implementation) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(kernel: Implementation, dynamic: bool) -> None:
+def test_compile_fullgraph(kernel: Implementation, dynamic: bool) -> None:
     maps = maps_of(kernel, GRIDS)
 
     def run(*maps: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def test_bad_input(case: str) -> None:
     assert torch.equal(A, before[0]) and torch.equal(B, before[1])
 
 
-def test_sizes_too_large() -> None:
+def test_sizes_too_large_for_memory() -> None:
     with pytest.raises(RuntimeError, match=r"cam_merge: no memory for 'out' of shape \[2, 3, 10000000, 10000000\]"):
         ops.cam_merge([A], [False], (10**7, 10**7))
 

@@ -71,7 +71,7 @@ def test_autocast(kernel: Implementation) -> None:
     assert phi.grad.dtype == torch.float32
 
 
-def test_default_implementation_and_meta() -> None:
+def test_meta() -> None:
     given = inputs((1, 3, 8, 7, 5, 6))
     assert torch.equal(ops.prcm(*given), ops.prcm(*given, impl="cpu"))
     for function in (ops.prcm, ops.pcm_prcm):
@@ -204,7 +204,7 @@ def test_sizes_too_large_for_memory() -> None:
         ops.prcm(cam, x, x, torch.rand(3, 3))
 
 
-def test_compiled_function_checks_for_itself() -> None:
+def test_the_compiled_function_checks_too() -> None:
     """Whoever comes without the Python checks gets the messages of the C++ ones."""
     from wsss_fast import _native
 

@@ -13,7 +13,7 @@ from wsss_fast import _native, ops
 SETTINGS = (5, 8.0, 4, False, 1e-3, False)  # radius, beta, steps, chebyshev, tolerance, published
 
 
-def test_no_gradient(impl: Implementation) -> None:
+def test_has_no_gradient(impl: Implementation) -> None:
     cam, affinity = (x.requires_grad_() for x in inputs((1, 2, 4, 5), device=impl.device))
     out = ops.random_walk(cam, affinity, steps=2, impl=impl.name)
     assert not out.requires_grad and out.grad_fn is None
