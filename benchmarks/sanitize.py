@@ -160,11 +160,26 @@ def random_walk(impl: str, device: str, dtype: torch.dtype) -> float:
     return worst
 
 
+def slic(impl: str, device: str, dtype: torch.dtype) -> float:
+    """Partial tiles, cells from 2x2 pixels to the whole image, noise (many small segments), masks. The type does not matter."""
+    worst = 0.0
+    for n, h, w, segments in ((1, 1, 1, 1), (1, 17, 33, 9), (2, 40, 50, 300), (1, 35, 70, 2)):
+        generator = torch.Generator().manual_seed(h)
+        image = torch.randint(0, 256, (n, 3, h, w), generator=generator, dtype=torch.uint8)
+        mask = torch.rand((n, h, w), generator=generator) < 0.8
+        for taken in (None, mask):
+            expected = ops.slic(image, segments, 20, 3, taken, impl="reference")
+            there = None if taken is None else taken.to(device)
+            worst = max(worst, difference(ops.slic(image.to(device), segments, 20, 3, there, impl=impl), expected.double()))
+    return worst
+
+
 OPERATIONS = {
     "pcm": pcm,
     "prcm": prcm,
     "affinity": affinity,
     "random_walk": random_walk,
+    "slic": slic,
     "complementary": complementary,
     "dense_crf": dense_crf,
     "cam_merge": cam_merge,

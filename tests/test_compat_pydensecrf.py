@@ -27,8 +27,7 @@ def assert_same(ours: np.ndarray, theirs: np.ndarray, bound: float = 1e-4) -> No
 
 
 # ---- programs -------------------------------------------------------------------------------------------------------------
-# The ways the published stages use pydensecrf (settings: method facts 7), written as such programs are: `run(image, maps)`.
-
+# The ways the published stages use pydensecrf, written as such programs are: `run(image, maps)`.
 PROGRAMS = {
     "unnormalised scores, one term scaled down (PSA, SEAM)": """
         import numpy as np

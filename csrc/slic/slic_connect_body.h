@@ -65,8 +65,13 @@ struct Segments {
                 runs.above[lower] = upper;
                 runs.below[upper] = lower;
                 if (runs.label[upper] == runs.label[lower]) {
-                    const int32_t a = root(upper), b = root(lower);
-                    runs.parent[a > b ? a : b] = a > b ? b : a;
+                    const int32_t a = root(upper);
+                    if (runs.parent[lower] == lower) {  // as a rule: the first above it of its label
+                        runs.parent[lower] = a;
+                    } else {
+                        const int32_t b = root(lower);
+                        runs.parent[a > b ? a : b] = a > b ? b : a;
+                    }
                 }
                 const int32_t upper_end = runs.start[upper + 1] + width, lower_end = runs.start[lower + 1];
                 upper += upper_end <= lower_end;
@@ -81,37 +86,45 @@ struct Segments {
         }
     }
 
-    bool is_small(int32_t segment) const { return runs.size[segment] < plan.minimum && runs.label[segment] >= 0; }
+    bool is_small(int32_t segment) const { return (runs.size[segment] < plan.minimum) & (runs.label[segment] >= 0); }
 
-    // Offers the segment of run `other` as a neighbour to join.
-    void offer(int32_t segment, int32_t other, int32_t* joining) {
+    // Offers the segment of run `other` as a neighbour to join, unless it is `last`, which has been offered; returns it.
+    int32_t offer(int32_t segment, int32_t other, int32_t last, int32_t* joining) {
         const int32_t to = runs.parent[other];
-        if (to == segment || runs.label[to] < 0) return;
-        if (!slic_greater(runs.size[to], static_cast<uint32_t>(to), runs.size[segment], static_cast<uint32_t>(segment))) return;
+        if (to == last || to == segment || runs.label[to] < 0) return to;
+        if (!slic_greater(runs.size[to], static_cast<uint32_t>(to), runs.size[segment], static_cast<uint32_t>(segment)))
+            return to;
         const uint64_t key = slic_merge_key(centres[runs.label[segment]], centres[runs.label[to]], static_cast<uint32_t>(to));
         if (runs.key[segment] == kNoKey) runs.list[(*joining)++] = segment;
         if (key < runs.key[segment]) runs.key[segment] = key;
+        return to;
     }
 
     // One round; false if no segment joined another.
     bool merge_small() {
         const int32_t width = static_cast<int32_t>(plan.width);
         int32_t joining = 0;
-        for (int64_t y = 0; y < plan.height; ++y)
-            for (int32_t run = runs.first[y]; run < runs.first[y + 1]; ++run) {
-                const int32_t segment = runs.parent[run];
-                if (!is_small(segment)) continue;
-                if (run > runs.first[y]) offer(segment, run - 1, &joining);
-                if (run + 1 < runs.first[y + 1]) offer(segment, run + 1, &joining);
-                const int32_t start = runs.start[run];
+        for (int64_t y = 0; y < plan.height; ++y) {
+            const int32_t begin = runs.first[y], end = runs.first[y + 1];
+            int32_t found = 0;  // collected first, without a branch: which runs are small cannot be predicted
+            for (int32_t run = begin; run < end; ++run) {
+                runs.small[found] = run;
+                found += is_small(runs.parent[run]);
+            }
+            for (int32_t i = 0; i < found; ++i) {
+                const int32_t run = runs.small[i], segment = runs.parent[run], start = runs.start[run];
+                int32_t last = segment;
+                if (run > begin) last = offer(segment, run - 1, last, &joining);
+                if (run + 1 < end) last = offer(segment, run + 1, last, &joining);
                 // from the last run that touches this one, backwards
                 if (y > 0)
                     for (int32_t other = runs.above[run]; runs.start[other + 1] + width > start; --other)
-                        offer(segment, other, &joining);
+                        last = offer(segment, other, last, &joining);
                 if (y + 1 < plan.height)
                     for (int32_t other = runs.below[run]; runs.start[other + 1] - width > start; --other)
-                        offer(segment, other, &joining);
+                        last = offer(segment, other, last, &joining);
             }
+        }
         for (int32_t i = 0; i < joining; ++i)
             runs.parent[runs.list[i]] = static_cast<int32_t>(runs.key[runs.list[i]] & UINT32_MAX);
         for (int32_t i = 0; i < joining; ++i) {
@@ -157,6 +170,6 @@ inline void connect_segments(const SlicPlan& plan, const SlicCentre* centres, co
     Segments segments{plan, centres, runs, labels, 0};
     segments.find_runs();
     segments.join_equal_labels();
-    while (segments.any_small() && segments.merge_small()) continue;
+    while (segments.merge_small() && segments.any_small()) continue;
     segments.number();
 }

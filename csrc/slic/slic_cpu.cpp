@@ -4,8 +4,8 @@
 // the choice. Sums run over the candidates again with masks. Sums are whole numbers, so their order is free; tiles write their
 // own, and one task an image adds them up.
 //
-// Memory a call: for each image in flight (at most one a thread) 8 bytes a pixel for colours, 20 for runs (worst case, touched
-// as far as there are runs), 24 for each candidate of a tile.
+// Memory a call: for each image in flight (at most one a thread) 8 bytes a pixel for colours, 40 for runs (worst case, touched
+// as far as there are runs), 32 for each candidate of a tile.
 
 #include <algorithm>
 #include <cstring>
@@ -32,14 +32,16 @@ struct SlicRuns {
     int32_t* size;    // of segments: pixels
     int32_t* above;   // the last run of the row above that touches it
     int32_t* below;   // the last run of the row below that touches it
-    int32_t* list;
-    uint64_t* key;   // of small segments: the best neighbour so far
-    int32_t* first;  // [height + 1] first run of each row
+    int32_t* list;    // segments that join another; at the end, numbers of segments
+    int32_t* small;   // of a row: the runs of small segments
+    uint64_t* key;    // of small segments: the best neighbour so far
+    int32_t* first;   // [height + 1] first run of each row
 
     static SlicRuns take(Carver* carver, int64_t height, int64_t width) {
         const int64_t most = height * width + 1;
         SlicRuns runs{};
-        for (int32_t** array : {&runs.start, &runs.label, &runs.parent, &runs.size, &runs.above, &runs.below, &runs.list})
+        for (int32_t** array :
+             {&runs.start, &runs.label, &runs.parent, &runs.size, &runs.above, &runs.below, &runs.list, &runs.small})
             *array = carver->take<int32_t>(most);
         runs.key = carver->take<uint64_t>(most);
         runs.first = carver->take<int32_t>(height + 1);

@@ -63,7 +63,8 @@ inline void colour_tiles(const Work& work, const Source& source, int64_t image, 
         std::memset(valid, 0, sizeof(uint32_t) * kSlicTileHeight);
         for (int row = 0; row < height; ++row) {
             const uint8_t* pixel = source.image + image * source.n + (y0 + row) * source.y + x0 * source.x;
-            int32_t root[3][kSlicTileWidth] = {};
+            int32_t root[3][kSlicTileWidth];
+            if (width < kSlicTileWidth) std::memset(root, 0, sizeof(root));
             for (int i = 0; i < width; ++i, pixel += source.x) {
                 const uint64_t xyz =
                     tables.xyz[0][pixel[0]] + tables.xyz[1][pixel[source.channel]] + tables.xyz[2][pixel[2 * source.channel]];
@@ -153,7 +154,7 @@ inline void assign_tiles(const Work& work, int64_t image, int64_t at, int64_t ti
     const SlicPlan& plan = work.plan;
     const bool last = round == work.iterations;
     TileRows rows{};
-    TileCosts costs;
+    TileCosts costs{};  // zeros: whole vectors of candidates are computed, also past the last
     for (int row = 0; row < kSlicTileHeight; ++row) {
         const int64_t y = tile_row * kSlicTileHeight + row;
         if (y < plan.height && slic_takes_row(plan, round, work.iterations, y)) rows.row[rows.count++] = row;

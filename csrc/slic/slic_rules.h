@@ -105,7 +105,7 @@ constexpr SlicPlan make_slic_plan(int64_t height, int64_t width, int64_t segment
     const int64_t most_rows = height > 1 ? height / 2 : 1, most_cols = width > 1 ? width / 2 : 1;
     const int64_t wanted = segments < most_rows * most_cols ? segments : most_rows * most_cols;
     int64_t root = 0;
-    while ((root + 1) * (root + 1) * width <= wanted * height) ++root;
+    while (root < most_rows && (root + 1) * (root + 1) * width <= wanted * height) ++root;
     int64_t nearest = -1;
     for (int64_t rows = root > 0 ? root : 1; rows <= root + 1 && rows <= most_rows; ++rows) {
         const int64_t rounded = (2 * wanted + rows) / (2 * rows), cols = rounded < most_cols ? rounded : most_cols;
@@ -143,11 +143,11 @@ constexpr SlicPlan make_slic_plan(int64_t height, int64_t width, int64_t segment
     return plan;
 }
 
-// Where centre `label` begins: the middle of its cell.
+// Where centre `label` begins: the middle of its cell, where pixel x covers x - 1/2 to x + 1/2.
 constexpr SlicCentre slic_first_centre(const SlicPlan& plan, int64_t label) {
-    const int64_t row = label / plan.cols, col = label % plan.cols;
-    return {0, 0, 0, static_cast<int32_t>((2 * col + 1) * plan.width * kSlicFraction / (2 * plan.cols)),
-            static_cast<int32_t>((2 * row + 1) * plan.height * kSlicFraction / (2 * plan.rows))};
+    const int64_t row = label / plan.cols, col = label % plan.cols, half = kSlicFraction / 2;
+    return {0, 0, 0, static_cast<int32_t>((2 * col + 1) * plan.width * half / plan.cols - half),
+            static_cast<int32_t>((2 * row + 1) * plan.height * half / plan.rows - half)};
 }
 
 constexpr int32_t slic_mean(int64_t sum, int64_t count) {

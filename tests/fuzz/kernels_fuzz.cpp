@@ -47,7 +47,7 @@ void fuzz_dense_crf(FuzzInput& in, const Context& context) {
     std::vector<Tensor> kept;
     std::vector<CrfTerm> terms(in.number(0, 3));
     for (CrfTerm& term : terms) {
-        kept.push_back(contiguous(in, DType::kFloat32, {in.flip() ? n : 1, in.number(0, 6), h, w}, Fill::kSmallFloats));
+        kept.push_back(contiguous(in, DType::kFloat32, {in.flip() ? n : 1, in.number(0, 6), h, w}, kind));
         term.feature = kept.back();
         const std::vector<int64_t> shape = in.one_of({std::vector<int64_t>{1}, {labels}, {labels, labels}});
         kept.push_back(contiguous(in, DType::kFloat32, shape, kind));
@@ -58,7 +58,7 @@ void fuzz_dense_crf(FuzzInput& in, const Context& context) {
     const Tensor initial = contiguous(in, DType::kFloat32, {n, labels, h, w}, Fill::kUnitFloats);
     const Tensor out = contiguous(in, DType::kFloat32, {n, labels, h, w});
     const Tensor space = workspace_of(dense_crf_workspace(unary, terms, context));
-    dense_crf(unary, terms, in.number(0, 3), in.flip() ? initial.view : View{}, in.flip(), out, space, context);
+    dense_crf(unary, in.flip(), terms, in.number(0, 3), in.flip() ? initial.view : View{}, in.flip(), out, space, context);
 }
 
 void fuzz_prcm(FuzzInput& in, const Context& context) {
@@ -144,8 +144,9 @@ void fuzz_complementary(FuzzInput& in, const Context& context) {
     Tensor segments = contiguous(in, DType::kInt32, {n, h, w});
     if (segments.view.dtype == DType::kInt32 && !in.rarely())
         for (int64_t i = 0; i < segments.extent; ++i) segments.view.as<int32_t>()[i] = static_cast<int32_t>(in.number(-1, 30));
-    const PairOutputs outputs{contiguous(in, dtype, {n, c, h, w}), contiguous(in, dtype, {n, c, h, w}),
-                              contiguous(in, DType::kFloat32, {n}), contiguous(in, DType::kUInt8, {n, h, w})};
+    const Tensor first = contiguous(in, dtype, {n, c, h, w}), second = contiguous(in, dtype, {n, c, h, w});
+    const Tensor share = contiguous(in, DType::kFloat32, {n}), side = contiguous(in, DType::kUInt8, {n, h, w});
+    const PairOutputs outputs{first, second, share, side};
     const View cells = options.grid.empty() || in.rarely() ? segments.view : View{};
     const Tensor space = workspace_of(complementary_pair_workspace(image, cells, options, context));
     complementary_pair(image, cells, options, outputs, space, context);

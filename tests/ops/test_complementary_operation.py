@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-
 import pytest
 import torch
 from complementary_cases import call, inputs
@@ -65,32 +63,11 @@ def test_same_bits_every_time() -> None:
     assert same_from_many_threads(lambda: call(2, Implementation("cpu"), image, segments)[0], times=40)
 
 
-def _pair() -> Tensor:
-    image, segments = inputs((2, 3, 150, 170))
-    return call(2, Implementation("cpu"), image, segments)[0]
-
-
-class _Pairs(torch.utils.data.Dataset):
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> Tensor:
-        return _pair()
-
-
 def test_data_loader_worker() -> None:
     image, segments = inputs((2, 3, 60, 70))  # so small that torch compares them without its threads, lost in the child
     with threads(2):
         expected = call(2, Implementation("cpu"), image, segments)[0]
         assert true_in_forked_child(lambda: torch.equal(call(2, Implementation("cpu"), image, segments)[0], expected))
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_data_loader_workers(method: str) -> None:
-    context = multiprocessing.get_context(method)
-    loader = torch.utils.data.DataLoader(_Pairs(), batch_size=None, num_workers=2, multiprocessing_context=context, timeout=60)
-    expected = _pair()
-    assert sum(torch.equal(one, expected) for one in loader) == 4
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------------

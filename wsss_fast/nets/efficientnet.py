@@ -24,11 +24,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from wsss_fast.nets import _common
+from wsss_fast.nets.fold import Foldable
 
 MEAN = (127.0, 127.0, 127.0)
 STD = (128.0, 128.0, 128.0)
@@ -106,9 +110,17 @@ class Block(nn.Module):
         y = self._bn2(self._project_conv(y))
         return x + y if self.adds_input else y
 
+    def foldable(self) -> Iterator[Foldable]:
+        if self.expands:
+            yield [self._expand_conv], self, "_bn0"
+        yield [self._depthwise_conv], self, "_bn1"
+        yield [self._project_conv], self, "_bn2"
+
 
 class EfficientNetLite0(nn.Module):
     """``forward`` gives class scores [N, num_classes] before the softmax, ``features`` the last map [N, 1280, h, w]."""
+
+    normalise = _common.Normalisation(MEAN, STD)
 
     def __init__(self, num_classes: int = 1000, output_stride: int = 32, dropout: float = 0.2) -> None:
         super().__init__()
@@ -127,11 +139,7 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(HEAD_CHANNELS, num_classes)
 
     def features(self, image: Tensor) -> Tensor:
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(
-                f"efficientnet-lite0: 'image' must have shape [N, 3, H, W], got {list(image.shape)}. "
-                "Hint: convert the picture to RGB and add a batch dimension with image[None]."
-            )
+        _common.check_image("efficientnet-lite0", image)
         x = functional.relu6(self._bn0(self._conv_stem(image)))
         for block in self._blocks:
             x = block(x)
@@ -147,6 +155,10 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.scores(self.features(image))
+
+    def foldable(self) -> Iterator[Foldable]:
+        yield [self._conv_stem], self, "_bn0"
+        yield [self._conv_head], self, "_bn1"
 
 
 def _blocks(output_stride: int) -> list[Block]:

@@ -41,7 +41,7 @@ def load_checkpoint(
         module: its state dict's names are those of the published file.
         source: a file (.safetensors, .pth, .pt, .params) or a state dict, also one wrapped as {"state_dict": ...}.
         absent: patterns ("fc8.*") of parameters that the file may lack: they keep what they have.
-        unused: patterns of entries that may stand in the file without a use.
+        unused: patterns of entries that may stand in the file without a use, besides those in `module.unused`.
 
     Names are taken as published, as torch.nn.DataParallel prefixes them, from MXNet's ResNet38 and from the Caffe ResNet-101 of
     DeepLab. `num_batches_tracked` may be missing: frozen batch norms do not use it.
@@ -57,6 +57,7 @@ def load_checkpoint(
     else:
         name, values = f"'{source}'", read_state_dict(source)
     own = module.state_dict()
+    unused = (*unused, *getattr(module, "unused", ()))
     layout = weight_names.best_layout(values, own)
     values = weight_names.renamed(values, weight_names.LAYOUTS[layout])
     missing = [key for key in own if key not in values and not _matches(key, absent) and not key.endswith("num_batches_tracked")]

@@ -43,18 +43,27 @@ def lab(image: Tensor) -> Tensor:
 def _grid(h: int, w: int, segments: int) -> tuple[int, int]:
     most_rows, most_cols = max(1, h // 2), max(1, w // 2)
     wanted = min(segments, most_rows * most_cols)
-    root = isqrt(wanted * h // w)
+    root = min(isqrt(wanted * h // w), most_rows)
     sizes = [(rows, max(1, min(most_cols, (2 * wanted + rows) // (2 * rows)))) for rows in (max(root, 1), root + 1)]
     return min((size for size in sizes if size[0] <= most_rows), key=lambda size: abs(size[0] * size[1] - wanted))
 
 
-def _candidates(cells: int, size: int, tile: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """First and number of the cells along an axis whose windows meet the tile of each pixel [size]."""
-    first = torch.arange(size, device=device) // tile * tile
-    last = (first + tile).clamp_max(size) - 1
-    low = (-((3 * size - 2 * cells * first).div(2 * size, rounding_mode="floor"))).clamp_min(0)
-    high = ((2 * cells * last + size).div(2 * size, rounding_mode="floor")).clamp_max(cells - 1)
-    return low, high - low + 1
+def _candidates(cells: int, size: int, first: int, last: int) -> range:
+    """The cells along an axis whose windows (two cells wide) meet the pixels first .. last."""
+    low, high = -((3 * size - 2 * cells * first) // (2 * size)), (2 * cells * last + size) // (2 * size)
+    return range(max(0, low), min(cells - 1, high) + 1)
+
+
+def _tiles(h: int, w: int, rows: int, cols: int) -> list[tuple[slice, slice, list[int]]]:
+    """The tiles of the image, and the labels of their candidates."""
+    spans = [
+        [
+            (slice(first, min(first + tile, size)), _candidates(cells, size, first, min(first + tile, size) - 1))
+            for first in range(0, size, tile)
+        ]
+        for size, tile, cells in ((h, TILE_HEIGHT, rows), (w, TILE_WIDTH, cols))
+    ]
+    return [(y, x, [r * cols + c for r in down for c in across]) for y, down in spans[0] for x, across in spans[1]]
 
 
 def _rounded(value: Tensor, bits: int) -> Tensor:
@@ -65,10 +74,8 @@ def _assignment(lab: Tensor, valid: Tensor, segments: int, compactness: float, i
     """Labels [H, W] (-1: not valid), the colours of the centres [K, 3], and the pixels of a segment that stands alone."""
     h, w = valid.shape
     rows, cols = _grid(h, w, segments)
-    (row, down), (col, across) = (
-        _candidates(cells, size, tile, lab.device) for cells, size, tile in ((rows, h, TILE_HEIGHT), (cols, w, TILE_WIDTH))
-    )
-    bits = (int(down.max()) * int(across.max()) - 1).bit_length()
+    tiles = _tiles(h, w, rows, cols)
+    bits = (max(len(labels) for _, _, labels in tiles) - 1).bit_length()
     # the weights of colour and space, as large as 16-bit coefficients and costs of 30 - bits bits allow
     reach, limit = float(2 * max(w // cols + 1, h // rows + 1) + 64), float(1 << (30 - bits))
     weight = 16.0 * compactness * compactness * float(rows * cols) / (float(h) * float(w))
@@ -78,29 +85,33 @@ def _assignment(lab: Tensor, valid: Tensor, segments: int, compactness: float, i
 
     k = torch.arange(rows * cols, device=lab.device)
     centre = torch.zeros((rows * cols, 5), dtype=torch.int64, device=lab.device)  # L, a, b, x, y in sixteenths
-    centre[:, 3] = (2 * (k % cols) + 1) * w * 16 // (2 * cols)
-    centre[:, 4] = (2 * (k // cols) + 1) * h * 16 // (2 * rows)
+    centre[:, 3] = (2 * (k % cols) + 1) * w * 8 // cols - 8
+    centre[:, 4] = (2 * (k // cols) + 1) * h * 8 // rows - 8
     y, x = torch.meshgrid(torch.arange(h, device=lab.device), torch.arange(w, device=lab.device), indexing="ij")
-    pixel = torch.stack((*lab, x, y, torch.ones_like(x)), dim=-1)  # [H, W, 6]
-    corner = torch.stack((x // TILE_WIDTH * TILE_WIDTH, y // TILE_HEIGHT * TILE_HEIGHT), dim=-1)
-    row, down, col, across = row[:, None], down[:, None], col[None], across[None]
+    pixel = torch.stack((*lab, x, y), dim=-1)
+    label = torch.full_like(x, -1)
     stride = 3 if h >= 8 * rows else 1
     for turn in range(iterations + 1):
-        sees = (colour, space) if turn else (0, space_alone)
-        taken = slice(None) if turn in (0, iterations) else slice(turn % stride, None, stride)
-        best = torch.full_like(x[taken], 2**62)
-        for slot in range(int((down * across).max())):
-            there = slot < down[taken] * across
-            label = torch.where(there, (row[taken] + slot // across) * cols + col + slot % across, 0)
-            cost = _cost(centre[label], pixel[taken], corner[taken], *sees, 1 << (30 - bits)) << bits | slot
-            best = torch.where(there, best.minimum(cost), best)
-        slot = best & ((1 << bits) - 1)
-        label = (row[taken] + slot // across) * cols + col + slot % across
+        taken = torch.ones(h, dtype=torch.bool, device=lab.device)
+        if 0 < turn < iterations:
+            taken = y[:, 0] % stride == turn % stride
+        for down, across, labels in tiles:
+            near = torch.tensor(labels, device=lab.device)
+            corner = pixel.new_tensor([0, 0, 0, across.start, down.start])
+            cost = _cost(
+                pixel[down, across][taken[down]] - corner,
+                centre[near],
+                corner,
+                colour * (turn > 0),
+                space if turn else space_alone,
+            )
+            cost = torch.where(centre[near, 0] == NO_CENTRE, 1 << (30 - bits), cost)
+            label[down, across][taken[down]] = near[cost.argmin(-1)]  # torch takes the first of equals
         if turn == iterations:
             return torch.where(valid, label, -1), centre[:, :3], h * w // (5 * rows * cols)
-        sums = torch.zeros((rows * cols, 6), dtype=torch.int64, device=lab.device)
-        sums.index_add_(0, label[valid[taken]], pixel[taken][valid[taken]])
-        total, count = sums[:, :5], sums[:, 5:]
+        some = valid & taken[:, None]
+        total = torch.zeros_like(centre).index_add_(0, label[some], pixel[some])
+        count = torch.bincount(label[some], minlength=rows * cols)[:, None]
         mean = (32 * total + count).div(2 * count.clamp_min(1), rounding_mode="floor")
         centre = torch.where(count > 0, mean, centre)
         if turn == 0:
@@ -108,13 +119,12 @@ def _assignment(lab: Tensor, valid: Tensor, segments: int, compactness: float, i
     raise AssertionError("the last turn returns")
 
 
-def _cost(centre: Tensor, pixel: Tensor, corner: Tensor, colour: int, space: int, none: int) -> Tensor:
-    """centre [..., 5], pixel [..., 6], corner [..., 2] of its tile: the squared distance, less what all candidates share."""
-    near = centre[..., 3:] - 16 * corner
-    slopes = torch.cat((_rounded(2 * colour * centre[..., :3], 16), _rounded(2 * space * near, 24)), dim=-1)
-    base = _rounded(colour * centre[..., :3].square().sum(-1), 20) + _rounded(space * near.square().sum(-1), 28)
-    local = torch.cat((pixel[..., :3], pixel[..., 3:5] - corner), dim=-1)
-    return torch.where(centre[..., 0] == NO_CENTRE, none, base - (slopes * local).sum(-1))
+def _cost(pixel: Tensor, centre: Tensor, corner: Tensor, colour: int, space: int) -> Tensor:
+    """Squared distances [..., K], less what all K candidates share, of pixels [..., 5] counted from the corner of their tile."""
+    near = centre - 16 * corner
+    slopes = torch.cat((_rounded(2 * colour * near[:, :3], 16), _rounded(2 * space * near[:, 3:], 24)), dim=-1)
+    base = _rounded(colour * near[:, :3].square().sum(-1), 20) + _rounded(space * near[:, 3:].square().sum(-1), 28)
+    return base - (pixel[..., None, :] * slopes).sum(-1)
 
 
 def _connected(labels: Tensor, colours: Tensor, minimum: int) -> Tensor:
