@@ -11,6 +11,7 @@
 // depends on the shape alone (from 24 classes on also on whether the GPU's shared memory holds the wide slabs).
 // NaN, Inf: a NaN or Inf in one pixel's feature makes every result of its image NaN, as f_i . f_j is NaN for all j; a non-finite
 // cam value makes results of its class non-finite where PyTorch's are (Inf may become NaN). Padding adds exactly nothing.
+// Never run on a GPU.
 #include "pcm/pcm.h"
 #include "pcm/pcm_pack.cuh"
 

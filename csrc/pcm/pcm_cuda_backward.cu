@@ -14,6 +14,7 @@
 // its two halves, whose weighted sums over i are zero, still cancel.
 // Memory: no P x P matrix; workspace of packed operands and partial sums. Deterministic: no atomics, cut by shape.
 // NaN, Inf: as in the forward pass; a pixel whose norm is 0 gets df / eps, which is 0, as its affinities are.
+// Never run on a GPU.
 #include "pcm/pcm.h"
 #include "pcm/pcm_gradient.cuh"
 #include "pcm/pcm_pack.cuh"

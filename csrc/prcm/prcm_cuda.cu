@@ -4,7 +4,7 @@
 //     3. S = scale K query: a task is some pixels; over classes also its softmax and the result, else parts of its softmax
 //     4. over pixels: the softmax and the result
 // Memory: x and the query are read once, S stays in the gate. The arithmetic (51 MFLOP at 56 x 56) is far below what the memory
-// allows: three barriers and four dependent trips to memory decide. Estimate for an H200: 7 us at 56 x 56, 21 classes; never run
+// allows: three barriers and four dependent trips to memory decide. Estimate for an H200, 56 x 56, 21 classes: 7 us. Never run
 // on a GPU.
 #include "prcm/prcm.cuh"
 
