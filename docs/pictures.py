@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes the pictures of these pages: python docs/pictures.py
 
-Needs the extra `demo`. The photo is scikit-image's `chelsea` by Stefan van der Walt (CC0: no rights reserved).
+Needs the extra `demo`. The photos are scikit-image's `chelsea` by Stefan van der Walt and `coffee` by Rachel Michetti (CC0: no rights
+reserved).
 """
 
 from __future__ import annotations
@@ -13,13 +14,29 @@ import torch
 from PIL import Image
 from skimage import data
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import interpolate
 
 from wsss_fast import ops
+from wsss_fast.label.predict import load_engine
+from wsss_fast.label.settings import LabelSettings
 from wsss_fast.nets import efficientnet
+from wsss_fast.ops._reference.half_disc import half_disc
 
 FOLDER = Path(__file__).parent / "pictures"
-PANEL = (264, 176)  # width, height
+
+
+def sheet(panels: list[Tensor], width: int, height: int, gap: int) -> Image.Image:
+    """Panels, uint8 [3, H, W] each, three in a row."""
+    rows = -(-len(panels) // 3)
+    whole = Image.new("RGB", (3 * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for i, panel in enumerate(panels):
+        picture = Image.fromarray(np.ascontiguousarray(panel.permute(1, 2, 0).numpy()))
+        place = (i % 3 * (width + gap), i // 3 * (height + gap))
+        whole.paste(picture.resize((width, height), Image.Resampling.LANCZOS), place)
+    return whole
+
+
+# ---- superpixel_pair ------------------------------------------------------------------------------------------------------
 
 
 def superpixel_pair() -> Image.Image:
@@ -34,7 +51,7 @@ def superpixel_pair() -> Image.Image:
     outlined = shown[0].clone()
     outlined[:, borders(segments[0])] = torch.tensor([[255], [235], [60]], dtype=torch.uint8)
     panels = [outlined, *shown[1:], *(heat(pixels, one) for pixels, one in zip(shown, class_maps(images), strict=True))]
-    return sheet(panels, across=3)
+    return sheet(panels, 264, 176, gap=6).quantize(256, method=Image.Quantize.MAXCOVERAGE)
 
 
 def borders(segments: Tensor) -> Tensor:
@@ -51,7 +68,7 @@ def class_maps(images: Tensor) -> Tensor:
     network, _ = efficientnet.load_pretrained(output_stride=16)
     features = network.features(images)
     best = int(network.scores(features)[0].argmax())
-    maps = functional.interpolate(network.class_maps(features)[:, best : best + 1], images.shape[2:], mode="bilinear")
+    maps = interpolate(network.class_maps(features)[:, best : best + 1], images.shape[2:], mode="bilinear")
     return maps[:, 0].relu() / maps[:, 0].amax((1, 2), keepdim=True).clamp_min(1e-6)
 
 
@@ -63,16 +80,64 @@ def heat(pixels: Tensor, strength: Tensor) -> Tensor:
     return (grey * (1 - weight) + colour * weight).round().to(torch.uint8)
 
 
-def sheet(panels: list[Tensor], across: int, gap: int = 6) -> Image.Image:
-    width, height = PANEL
-    rows = -(-len(panels) // across)
-    whole = Image.new("RGB", (across * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for i, panel in enumerate(panels):
-        picture = Image.fromarray(np.ascontiguousarray(panel.permute(1, 2, 0).numpy())).resize(PANEL, Image.Resampling.LANCZOS)
-        whole.paste(picture, (i % across * (width + gap), i // across * (height + gap)))
-    return whole.quantize(256, method=Image.Quantize.MAXCOVERAGE)
+# ---- random_walk ----------------------------------------------------------------------------------------------------------
+
+STRIDE, RADIUS, BETA, STEPS = 4, 5, 10, 256
+CLASS = "cup"
+SIZE = (450, 300)
+
+
+def random_walk() -> Image.Image:
+    """The photo, the map of one class, and the same after the walk."""
+    photo = Image.fromarray(data.coffee()).resize(SIZE, Image.Resampling.LANCZOS)
+    pixels = np.array(photo)
+    grid = (photo.height // STRIDE, photo.width // STRIDE)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    cam = class_map(pixels, grid)
+    walked = ops.random_walk(cam, affinities(image_edges(image[None].float() / 255, grid)), RADIUS, BETA, STEPS)
+    panels = [image, painted(image, cam), painted(image, walked / walked.max())]
+    return sheet(panels, 320, 320 * photo.height // photo.width, gap=8).quantize(256)
+
+
+def class_map(pixels: np.ndarray, grid: tuple[int, int]) -> Tensor:
+    """[1, 1, h, w]: the maps of all scales and flips, resized, added, without what is negative, divided by the largest."""
+    engine = load_engine("efficientnet-lite0", LabelSettings())
+    index = engine.class_names.index(CLASS)
+    maps = [m[None, None, index].float() for m in engine.predict(pixels).maps]
+    cam = sum(interpolate(m, grid, mode="bilinear", align_corners=False) for m in maps).relu()
+    return cam / cam.max()
+
+
+def image_edges(image: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[h, w] from 0 to 1: the length of the colour gradient on the grid, 1 for its strongest tenth."""
+    small = interpolate(image, grid, mode="area")
+    dy, dx = torch.gradient(small, dim=(2, 3))
+    length = (dy.square() + dx.square()).sum(dim=1).sqrt()[0]
+    return (length / length.quantile(0.9)).clamp(max=1)
+
+
+def affinities(edge: Tensor) -> Tensor:
+    """1 - the largest edge among points half a pixel apart on the way from a pixel to its neighbour."""
+    h, w = edge.shape
+    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    planes = []
+    for dy, dx in half_disc(RADIUS):
+        way = torch.linspace(0, 1, 2 * max(dy, abs(dx)) + 1)
+        rows, columns = ((p + (d * way).round().long()[:, None, None]) for p, d in ((y, dy), (x, dx)))
+        on_the_way = edge[rows.clamp(0, h - 1), columns.clamp(0, w - 1)]
+        planes.append(1 - on_the_way.amax(dim=0))
+    return torch.stack(planes)[None]
+
+
+def painted(image: Tensor, cam: Tensor) -> Tensor:
+    """The photo in grey, the map over it from blue to yellow."""
+    value = interpolate(cam, image.shape[1:], mode="bilinear", align_corners=False)[0].clamp(0, 1)
+    grey = image.float().mean(0, keepdim=True)
+    colour = torch.cat((255 * value, 220 * value, 160 * (1 - value)))
+    return (0.45 * grey + 0.55 * colour).to(torch.uint8)
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    superpixel_pair().save(FOLDER / "superpixel_pair.png", optimize=True)
+    for make in (superpixel_pair, random_walk):
+        make().save(FOLDER / f"{make.__name__}.png", optimize=True)

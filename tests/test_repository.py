@@ -116,6 +116,13 @@ def test_every_operation_has_its_files() -> None:
         assert f'"{name}"' in TEXTS["benchmarks/sanitize.py"]
 
 
+def test_seeded_faults_stand_where_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "mutants"))
+    from faults import FAULTS
+
+    assert not [fault.name for fault in FAULTS if TEXTS[fault.file].count(fault.old) != 1]
+
+
 def tool(name: str) -> str:
     """Of this environment first: versions differ in what they call formatted."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)

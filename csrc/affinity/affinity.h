@@ -48,13 +48,9 @@ void affinity_backward_cuda(const AffinityShape& shape, const View& grad, const 
 inline AffinityShape check_affinity_input(const char* op, const char* argument, const View& x, const char* layout, int64_t radius,
                                           const Context& context) {
     check_ndim(op, argument, x, 4, layout);
-    if (context.device.kind == DeviceKind::kCuda)
-        check_dtype(op, argument, x, {DType::kFloat32, DType::kFloat16, DType::kBFloat16});
-    else
-        check_dtype(op, argument, x, {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16});
+    check_float(op, argument, x, context);
     check_device(op, argument, x, context);
-    if (radius < 1 || radius > kMaxAffinityRadius)
-        fail(op, "radius", "be an integer from 1 to " + std::to_string(kMaxAffinityRadius), std::to_string(radius));
+    check_whole(op, "radius", radius, 1, kMaxAffinityRadius);
     const AffinityShape shape{x.size[0], x.size[1], x.size[2], x.size[3], static_cast<int>(radius)};
     checked_product(op, argument, {shape.n, shape.c + 64, shape.h + 64, shape.w + 64, 8});
     checked_product(op, "out", {shape.n, shape.offsets() + 1, shape.h + 64, shape.w + 64, 64});

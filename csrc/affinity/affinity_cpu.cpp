@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "affinity/affinity_tile.h"
-#include "common/half.h"
+#include "common/float_types.h"
 #include "common/simd.h"
 #include "common/threads.h"
 #include "common/workspace.h"
@@ -79,29 +79,26 @@ std::vector<Strip> make_strips(int radius) {
 #define WSSS_SIMD_BODY "affinity/affinity_cpu_body.h"
 #include "common/simd_foreach.h"
 
-template <class T, class Sum>
+template <class T>
 void forward(const AffinityShape& shape, const View& feature, const View& out, const View& workspace, const Context& context) {
+    using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const Work<Sum> work = plan<Sum>(shape, false, context, &carver);
-    WSSS_SIMD_CALL(run_forward<T, Sum>)(work, make_strips(shape.radius), Source<T>(feature), out.as<T>());
+    WSSS_SIMD_CALL(run_forward<T, Sum>)(work, make_strips(shape.radius), Strided<T>(feature), out.as<T>());
 }
 
-template <class T, class Sum>
+template <class T>
 void backward(const AffinityShape& shape, const View& grad, const View& feature, const View& out, const View& grad_feature,
               const View& workspace, const Context& context) {
+    using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const Work<Sum> work = plan<Sum>(shape, true, context, &carver);
     WSSS_SIMD_CALL(run_backward<T, Sum>)
-    (work, Source<T>(grad), Source<T>(feature), Source<T>(out), grad_feature.as<T>());
+    (work, Strided<T>(grad), Strided<T>(feature), Strided<T>(out), grad_feature.as<T>());
 }
 
 int64_t workspace_bytes(const AffinityShape& shape, DType dtype, bool backward, const Context& context) {
-    Carver measure;
-    if (dtype == DType::kFloat64)
-        plan<double>(shape, backward, context, &measure);
-    else
-        plan<float>(shape, backward, context, &measure);
-    return measure.used();
+    return planned_bytes(dtype, [&](auto sum, Carver* carver) { plan<decltype(sum)>(shape, backward, context, carver); });
 }
 
 }  // namespace
@@ -116,20 +113,13 @@ int64_t affinity_backward_workspace_cpu(const AffinityShape& shape, DType dtype,
 
 void affinity_forward_cpu(const AffinityShape& shape, const View& feature, const View& out, const View& workspace,
                           const Context& context) {
-    auto run = feature.dtype == DType::kFloat64    ? forward<double, double>
-               : feature.dtype == DType::kFloat16  ? forward<HostHalf, float>
-               : feature.dtype == DType::kBFloat16 ? forward<HostBFloat16, float>
-                                                   : forward<float, float>;
-    run(shape, feature, out, workspace, context);
+    with_type(feature.dtype, [&](auto type) { forward<decltype(type)>(shape, feature, out, workspace, context); });
 }
 
 void affinity_backward_cpu(const AffinityShape& shape, const View& grad, const View& feature, const View& out,
                            const View& grad_feature, const View& workspace, const Context& context) {
-    auto run = feature.dtype == DType::kFloat64    ? backward<double, double>
-               : feature.dtype == DType::kFloat16  ? backward<HostHalf, float>
-               : feature.dtype == DType::kBFloat16 ? backward<HostBFloat16, float>
-                                                   : backward<float, float>;
-    run(shape, grad, feature, out, grad_feature, workspace, context);
+    with_type(feature.dtype,
+              [&](auto type) { backward<decltype(type)>(shape, grad, feature, out, grad_feature, workspace, context); });
 }
 
 }  // namespace wsss

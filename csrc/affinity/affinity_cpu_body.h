@@ -1,11 +1,6 @@
 // The body of affinity_cpu.cpp, compiled once an instruction set (see common/simd_foreach.h).
 
 template <class Sum>
-inline __attribute__((always_inline)) Vec<Sum> load(const Sum* from) {
-    return *reinterpret_cast<const Vec<Sum>*>(from);
-}
-
-template <class Sum>
 inline __attribute__((always_inline)) Vec<Sum> magnitude(Vec<Sum> x) {
     using Integer = std::conditional_t<sizeof(Sum) == 4, int32_t, int64_t>;
     return (Vec<Sum>)((Vec<Integer>)x & std::numeric_limits<Integer>::max());  // all but the sign
@@ -33,12 +28,11 @@ void add_strip(const Sum* source, int64_t dy, int64_t dx, int64_t channels, int6
         }
     }
     for (int k = 0; k < kCount; ++k)
-        for (int row = 0; row < kSourceRows; ++row)
-            *reinterpret_cast<Vec<Sum>*>(sums + k * kTilePixels + row * kTileColumns) = sum[k][row];
+        for (int row = 0; row < kSourceRows; ++row) save(sums + k * kTilePixels + row * kTileColumns, sum[k][row]);
 }
 
 template <class T, class Sum>
-void run_forward(const Work<Sum>& work, const std::vector<Strip>& strips, const Source<T>& feature, T* out) {
+void run_forward(const Work<Sum>& work, const std::vector<Strip>& strips, const Strided<T>& feature, T* out) {
     const AffinityShape& shape = work.shape;
     const Surroundings& around = work.around;
     const Sum share = Sum(1) / static_cast<Sum>(std::max<int64_t>(shape.c, 1));
@@ -82,7 +76,7 @@ void run_forward(const Work<Sum>& work, const std::vector<Strip>& strips, const 
 
 // weights[e][0][p] = w of the pair p, p + o; weights[e][1][p] = w of the pair p - o, p; 0 where there is none.
 template <class T, class Sum>
-void form_weights(const Work<Sum>& work, const Source<T>& grad, const Source<T>& out, const Tile& tile, Sum* weights) {
+void form_weights(const Work<Sum>& work, const Strided<T>& grad, const Strided<T>& out, const Tile& tile, Sum* weights) {
     const AffinityShape& shape = work.shape;
     const Sum share = Sum(-1) / static_cast<Sum>(shape.c);
     std::memset(weights, 0, sizeof(Sum) * work.value_size);
@@ -125,7 +119,8 @@ void gather(const Sum* own, const std::vector<int64_t>& steps, const Sum* weight
 }
 
 template <class T, class Sum>
-void run_backward(const Work<Sum>& work, const Source<T>& grad, const Source<T>& feature, const Source<T>& out, T* grad_feature) {
+void run_backward(const Work<Sum>& work, const Strided<T>& grad, const Strided<T>& feature, const Strided<T>& out,
+                  T* grad_feature) {
     constexpr int kChannels = WSSS_SIMD_ROWS;
     static_assert(kGroup % kChannels == 0);
     const AffinityShape& shape = work.shape;

@@ -7,9 +7,8 @@
 // place of each maximum, as a byte; then a thread a pixel visits all pairs whose path holds it and takes the gradients of those
 // that have their maximum there. No atomics, deterministic.
 //
-// Memory: none forward, E H W bytes an image backward. Estimate on an H200: radius 5 at 128 x 128 forward 3 us, backward 10 us;
-// radius 10 forward 8 us, backward 50 us (the byte planes are read along all paths, from the L2 cache). It has never run on a
-// GPU.
+// Memory: none forward, E H W bytes an image backward. Estimate for an H200, radius 5 at 128 x 128 forward 3 us, backward 10 us;
+// radius 10 forward 8 us, backward 50 us (the byte planes are read along all paths, from the L2 cache). Never run on a GPU.
 #include "affinity/affinity_tile.cuh"
 #include "affinity/edge_affinity.h"
 

@@ -3,6 +3,7 @@
 
 #include "affinity/affinity.h"
 #include "common/cuda.cuh"
+#include "common/strided.h"
 #include "common/workspace.h"
 
 namespace wsss {
@@ -43,15 +44,6 @@ constexpr bool offsets_agree(int radius) {
     return good;
 }
 static_assert(offsets_agree(1) && offsets_agree(2) && offsets_agree(5) && offsets_agree(10));
-
-// An input or gradient in any strides.
-template <class T>
-struct Strided {
-    const T* data;
-    int64_t n, channel, y, x;
-    explicit Strided(const View& view)
-        : data(view.as<const T>()), n(view.stride[0]), channel(view.stride[1]), y(view.stride[2]), x(view.stride[3]) {}
-};
 
 // Tiles of `rows` x 32 pixels, over all images.
 struct Tiles {

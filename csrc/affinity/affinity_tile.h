@@ -6,6 +6,7 @@
 
 #include "affinity/affinity.h"
 #include "common/half.h"
+#include "common/strided.h"
 #include "common/workspace.h"
 
 namespace wsss {
@@ -13,15 +14,6 @@ namespace {
 
 constexpr int64_t kTileRows = 4, kTileColumns = 64;
 constexpr int64_t kRowPadding = 16;  // rows of a copy are multiples of the widest vector
-
-// An input or gradient with the element type of the call; sizes are in the shape.
-template <class T>
-struct Source {
-    const T* data;
-    int64_t n, channel, y, x;
-    explicit Source(const View& view)
-        : data(view.as<const T>()), n(view.stride[0]), channel(view.stride[1]), y(view.stride[2]), x(view.stride[3]) {}
-};
 
 struct Tile {
     int64_t image, y, x, rows, columns;
@@ -52,7 +44,7 @@ struct Surroundings {
 
 // One channel of a tile and its surroundings, 0 outside the image.
 template <class T, class Sum>
-void copy_surroundings(const AffinityShape& shape, const Source<T>& source, const Tile& tile, int64_t channel,
+void copy_surroundings(const AffinityShape& shape, const Strided<T>& source, const Tile& tile, int64_t channel,
                        const Surroundings& around, Sum* to) {
     const int64_t first = std::max<int64_t>(tile.x - around.beside, 0);
     const int64_t end = std::min(tile.x + kTileColumns + around.beside, shape.w);

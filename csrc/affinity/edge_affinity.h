@@ -81,7 +81,7 @@ void edge_affinity_backward_cuda(const AffinityShape& shape, const View& grad, c
 
 inline AffinityShape check_edge(const View& edge, int64_t radius, const Context& context) {
     const AffinityShape shape = check_affinity_input("edge_affinity", "edge", edge, "[N, 1, H, W]", radius, context);
-    if (shape.c != 1) fail("edge_affinity", "edge", "have shape [N, 1, H, W]", edge.shape());
+    check_shape("edge_affinity", "edge", edge, {-1, 1, -1, -1}, "[N, 1, H, W]");
     return shape;
 }
 

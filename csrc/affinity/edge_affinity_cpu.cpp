@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "affinity/affinity_tile.h"
-#include "common/half.h"
+#include "common/float_types.h"
 #include "common/simd.h"
 #include "common/threads.h"
 #include "common/workspace.h"
@@ -67,28 +67,25 @@ EdgeWork<Sum> plan(const AffinityShape& shape, bool backward, const Context& con
 #define WSSS_SIMD_BODY "affinity/edge_affinity_cpu_body.h"
 #include "common/simd_foreach.h"
 
-template <class T, class Sum>
+template <class T>
 void forward(const AffinityShape& shape, const View& edge, const View& out, const View& workspace, const Context& context) {
+    using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const EdgeWork<Sum> work = plan<Sum>(shape, false, context, &carver);
-    WSSS_SIMD_CALL(run_forward<T, Sum>)(work, make_paths(shape.radius), Source<T>(edge), out.as<T>());
+    WSSS_SIMD_CALL(run_forward<T, Sum>)(work, make_paths(shape.radius), Strided<T>(edge), out.as<T>());
 }
 
-template <class T, class Sum>
+template <class T>
 void backward(const AffinityShape& shape, const View& grad, const View& edge, const View& grad_edge, const View& workspace,
               const Context& context) {
+    using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const EdgeWork<Sum> work = plan<Sum>(shape, true, context, &carver);
-    WSSS_SIMD_CALL(run_backward<T, Sum>)(work, make_paths(shape.radius), Source<T>(grad), Source<T>(edge), grad_edge.as<T>());
+    WSSS_SIMD_CALL(run_backward<T, Sum>)(work, make_paths(shape.radius), Strided<T>(grad), Strided<T>(edge), grad_edge.as<T>());
 }
 
 int64_t workspace_bytes(const AffinityShape& shape, DType dtype, bool backward, const Context& context) {
-    Carver measure;
-    if (dtype == DType::kFloat64)
-        plan<double>(shape, backward, context, &measure);
-    else
-        plan<float>(shape, backward, context, &measure);
-    return measure.used();
+    return planned_bytes(dtype, [&](auto sum, Carver* carver) { plan<decltype(sum)>(shape, backward, context, carver); });
 }
 
 }  // namespace
@@ -103,20 +100,12 @@ int64_t edge_affinity_backward_workspace_cpu(const AffinityShape& shape, DType d
 
 void edge_affinity_forward_cpu(const AffinityShape& shape, const View& edge, const View& out, const View& workspace,
                                const Context& context) {
-    auto run = edge.dtype == DType::kFloat64    ? forward<double, double>
-               : edge.dtype == DType::kFloat16  ? forward<HostHalf, float>
-               : edge.dtype == DType::kBFloat16 ? forward<HostBFloat16, float>
-                                                : forward<float, float>;
-    run(shape, edge, out, workspace, context);
+    with_type(edge.dtype, [&](auto type) { forward<decltype(type)>(shape, edge, out, workspace, context); });
 }
 
 void edge_affinity_backward_cpu(const AffinityShape& shape, const View& grad, const View& edge, const View& grad_edge,
                                 const View& workspace, const Context& context) {
-    auto run = edge.dtype == DType::kFloat64    ? backward<double, double>
-               : edge.dtype == DType::kFloat16  ? backward<HostHalf, float>
-               : edge.dtype == DType::kBFloat16 ? backward<HostBFloat16, float>
-                                                : backward<float, float>;
-    run(shape, grad, edge, grad_edge, workspace, context);
+    with_type(edge.dtype, [&](auto type) { backward<decltype(type)>(shape, grad, edge, grad_edge, workspace, context); });
 }
 
 }  // namespace wsss

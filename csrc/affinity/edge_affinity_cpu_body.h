@@ -3,7 +3,7 @@
 // Calls give(plane, row, x, there, best, place) for each pixel of a tile and offset: whether the pair exists, the maximum along
 // its path and, where kPlaces, the number of the maximum in the path.
 template <bool kPlaces, class T, class Sum, class Give>
-void for_each_maximum(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Source<T>& edge, const Tile& tile,
+void for_each_maximum(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Strided<T>& edge, const Tile& tile,
                       Sum* copy, Give&& give) {
     using Integer = std::conditional_t<sizeof(Sum) == 4, int32_t, int64_t>;
     const Surroundings& around = work.around;
@@ -16,10 +16,10 @@ void for_each_maximum(const EdgeWork<Sum>& work, const std::vector<Path>& paths,
         for (int64_t row = 0; row < tile.rows; ++row)
             for (int64_t x = 0; x < tile.columns; x += kLanes<Sum>) {
                 const Sum* own = copy + around.origin() + row * around.pitch + x;
-                Vec<Sum> best = *reinterpret_cast<const Vec<Sum>*>(own + steps[0]);
+                Vec<Sum> best = load(own + steps[0]);
                 [[maybe_unused]] Vec<Integer> place{};
                 for (int i = 1; i < length; ++i) {
-                    const Vec<Sum> value = *reinterpret_cast<const Vec<Sum>*>(own + steps[i]);
+                    const Vec<Sum> value = load(own + steps[i]);
                     // what is larger, and a NaN: nothing is larger than a NaN
                     const Vec<Integer> take = (value > best) | ((value != value) & (best == best));
                     best = take ? value : best;
@@ -34,7 +34,7 @@ void for_each_maximum(const EdgeWork<Sum>& work, const std::vector<Path>& paths,
 }
 
 template <class T, class Sum>
-void run_forward(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Source<T>& edge, T* out) {
+void run_forward(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Strided<T>& edge, T* out) {
     const AffinityShape& shape = work.shape;
     parallel_for(tile_count(shape), work.threads, [&](int64_t task, int worker) {
         const Tile tile = tile_at(shape, task);
@@ -49,7 +49,7 @@ void run_forward(const EdgeWork<Sum>& work, const std::vector<Path>& paths, cons
 // Rows [y, y + rows) of one image's gradient into `sums`, a line each. The two lines behind them hold a row of a plane of `grad`
 // and of its places; vectors may run over the end of a row, where no place is.
 template <class T, class Sum>
-void gather_rows(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Source<T>& grad, int64_t image,
+void gather_rows(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Strided<T>& grad, int64_t image,
                  const Place* places, int64_t y, int64_t rows, Sum* sums) {
     const AffinityShape& shape = work.shape;
     Sum* const line = sums + kTileRows * work.line;
@@ -69,8 +69,8 @@ void gather_rows(const EdgeWork<Sum>& work, const std::vector<Path>& paths, cons
                 if (row < 0 || row >= rows) continue;
                 Sum* const sum = sums + row * work.line + points[i].dx;
                 for (int64_t x = first; x < end; x += kLanes<Sum>) {
-                    const auto here = *reinterpret_cast<const Vec<Sum>*>(at + x) == static_cast<Sum>(i);
-                    *reinterpret_cast<Vec<Sum>*>(sum + x) -= here ? *reinterpret_cast<const Vec<Sum>*>(line + x) : Vec<Sum>{};
+                    const auto here = load(at + x) == static_cast<Sum>(i);
+                    save(sum + x, load(sum + x) - (here ? load(line + x) : Vec<Sum>{}));
                 }
             }
         }
@@ -78,7 +78,7 @@ void gather_rows(const EdgeWork<Sum>& work, const std::vector<Path>& paths, cons
 }
 
 template <class T, class Sum>
-void run_backward(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Source<T>& grad, const Source<T>& edge,
+void run_backward(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Strided<T>& grad, const Strided<T>& edge,
                   T* grad_edge) {
     const AffinityShape& shape = work.shape;
     const int64_t bands = ceil_div(shape.h, kTileRows), tiles = tile_count(shape) / shape.n;

@@ -115,14 +115,10 @@ inline void check_cam_merge_inputs(const std::vector<View>& maps, const CamMerge
     }
     check_contiguous("cam_merge", "out", out);
     check_device("cam_merge", "out", out, context);
-    if (!(settings.eps > 0) || !std::isfinite(settings.eps))
-        fail("cam_merge", "eps", "be a finite number above 0", std::to_string(settings.eps));
-    if (!(settings.scale > 0) || !std::isfinite(settings.scale))
-        fail("cam_merge", "scale", "be a finite number above 0", std::to_string(settings.scale));
-    if (!(settings.alpha >= 0) || !std::isfinite(settings.alpha))
-        fail("cam_merge", "background", "be a finite number, 0 or more", std::to_string(settings.alpha));
-    if (settings.multiple < 1 || settings.multiple > kLongest)
-        fail("cam_merge", "multiple", "be 1 to 2^30", std::to_string(settings.multiple));
+    check_positive("cam_merge", "eps", settings.eps);
+    check_positive("cam_merge", "scale", settings.scale);
+    check_number("cam_merge", "background", settings.alpha, 0);
+    check_whole("cam_merge", "multiple", settings.multiple, 1, kLongest);
     checked_product("cam_merge", "out", {shape.n, shape.c + 2, shape.h + 64, shape.w + 64, 64});
 }
 

@@ -14,7 +14,7 @@
 #include <limits>
 #include <type_traits>
 
-#include "common/half.h"
+#include "common/float_types.h"
 #include "common/simd.h"
 #include "common/threads.h"
 #include "common/workspace.h"
@@ -156,9 +156,10 @@ Work<Sum> plan(const std::vector<View>& maps, const CamMergeSettings& settings, 
     return work;
 }
 
-template <class T, class Sum>
+template <class T>
 void run(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present, const CamMergeSettings& settings,
          const View& out, const View& workspace, const Context& context) {
+    using Sum = SumOf<T>;
     Carver carver(workspace.data);
     Work<Sum> work = plan<Sum>(maps, settings, out, context, &carver);
     work.flipped = &flipped;
@@ -178,21 +179,13 @@ void run(const std::vector<View>& maps, const std::vector<bool>& flipped, const 
 
 int64_t cam_merge_workspace_cpu(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out,
                                 const Context& context) {
-    Carver measure;
-    if (maps[0].dtype == DType::kFloat64)
-        plan<double>(maps, settings, out, context, &measure);
-    else
-        plan<float>(maps, settings, out, context, &measure);
-    return measure.used();
+    return planned_bytes(maps[0].dtype,
+                         [&](auto sum, Carver* carver) { plan<decltype(sum)>(maps, settings, out, context, carver); });
 }
 
 void cam_merge_run_cpu(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present,
                        const CamMergeSettings& settings, const View& out, const View& workspace, const Context& context) {
-    auto merge = maps[0].dtype == DType::kFloat64    ? run<double, double>
-                 : maps[0].dtype == DType::kFloat16  ? run<HostHalf, float>
-                 : maps[0].dtype == DType::kBFloat16 ? run<HostBFloat16, float>
-                                                     : run<float, float>;
-    merge(maps, flipped, present, settings, out, workspace, context);
+    with_type(maps[0].dtype, [&](auto type) { run<decltype(type)>(maps, flipped, present, settings, out, workspace, context); });
 }
 
 }  // namespace wsss

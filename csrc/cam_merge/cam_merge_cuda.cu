@@ -4,8 +4,8 @@
 // Memory: greatest and least value of each merge block, at most kMostSlots a plane; the merged planes in float32 where the output
 // is of another type (else they stand in the output until they are scaled, in L2 as a rule). Deterministic: no atomics.
 //
-// Never run on a GPU. Estimate for an H200, 8 maps, 20 classes, 375 x 500: merge 5 us (30 to 40 instructions a pixel), scale 5 us
-// (15 MB from L2, 15 MB written); 3 present classes: 6 us, mostly latency and zeros.
+// Estimate for an H200, 8 maps, 20 classes, 375 x 500: merge 5 us (30 to 40 instructions a pixel), scale 5 us (15 MB from L2, 15
+// MB written); 3 present classes: 6 us, mostly latency and zeros. Never run on a GPU.
 #include "cam_merge/cam_merge.h"
 #include "cam_merge/merge.cuh"
 #include "common/workspace.h"

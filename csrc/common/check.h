@@ -3,6 +3,7 @@
 // std::invalid_argument becomes ValueError in Python, TypeMismatch becomes TypeError, std::runtime_error RuntimeError.
 #pragma once
 
+#include <cmath>
 #include <initializer_list>
 #include <limits>
 #include <stdexcept>
@@ -65,8 +66,35 @@ inline void check_same_dtype(const char* op, const char* argument, const View& v
                   std::string("convert one of them with .to(torch.") + name(model.dtype) + ")");
 }
 
+inline void check_number(const char* op, const char* argument, double value, double least = -HUGE_VAL) {
+    const std::string expected = std::isfinite(least) ? "be a finite number, 0 or more" : "be a finite number";
+    if (!(value >= least) || !std::isfinite(value)) fail(op, argument, expected, std::to_string(value));
+}
+
+inline void check_positive(const char* op, const char* argument, double value) {
+    if (!(value > 0) || !std::isfinite(value)) fail(op, argument, "be a finite number above 0", std::to_string(value));
+}
+
+inline void check_whole(const char* op, const char* argument, int64_t value, int64_t least, int64_t most) {
+    if (value < least || value > most)
+        fail(op, argument, "be a whole number from " + std::to_string(least) + " to " + std::to_string(most),
+             std::to_string(value));
+}
+
 inline void check_device(const char* op, const char* argument, const View& view, const Context& context) {
     if (!(view.device == context.device)) fail(op, argument, "be on " + name(context.device), name(view.device));
+}
+
+// What kernels compute with: float64 on the CPU alone.
+inline void check_float(const char* op, const char* argument, const View& view, const Context& context) {
+    if (context.device.kind == DeviceKind::kCuda)
+        check_dtype(op, argument, view, {DType::kFloat32, DType::kFloat16, DType::kBFloat16});
+    else
+        check_dtype(op, argument, view, {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat64});
+}
+
+inline DType sum_type(DType input) {
+    return input == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
 }
 
 inline void check_contiguous(const char* op, const char* argument, const View& view) {

@@ -37,10 +37,12 @@ inline float to_float(HostBFloat16 value) {
 
 inline float to_float(HostHalf value) {
     const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
-    const uint32_t rest = value.bits & 0x7fffu;
-    if (rest >= 0x7c00u) return float_from_bits(sign | 0x7f800000u | ((rest & 0x3ffu) << 13));  // Inf, NaN
-    // Scaling by 2^112 moves the exponent bias from 15 to 127 and makes half's denormals normal.
-    return float_from_bits(sign | bits_of(float_from_bits(rest << 13) * 0x1p112f));
+    const uint32_t rest = value.bits & 0x7fffu, shifted = rest << 13;
+    // Never through a float denormal, which FlushDenormals would read as 0: half's denormals m 2^-24 are 2^-14 (1 + m / 1024) -
+    // 2^-14. Otherwise the exponent's bias goes from 15 to 127; that of Inf and NaN from 31 to 255.
+    const uint32_t denormal = bits_of(float_from_bits(0x38800000u | shifted) - 0x1p-14f);
+    const uint32_t normal = shifted + (rest >= 0x7c00u ? 0x70000000u : 0x38000000u);
+    return float_from_bits(sign | (rest < 0x400u ? denormal : normal));
 }
 
 inline void store(float* to, float value) {

@@ -1,8 +1,8 @@
 // Includes the file WSSS_SIMD_BODY once an instruction set, each time inside a namespace of that name (see simd.h).
 //
-// The body may use Vec<T> and Half<T> (a full and a half vector of T), kLanes<T>, and everything its includer included before.
-// It must include nothing itself: standard headers compiled for a wide target could be merged by the linker with the copies
-// that narrow processors run. No include guard: every kernel file includes this once.
+// The body may use Vec<T> and Half<T> (a full and a half vector of T), kLanes<T>, load and save of a Vec at any address, and
+// everything its includer included before. It must include nothing itself: standard headers compiled for a wide target could be
+// merged by the linker with the copies that narrow processors run. No include guard: every kernel file includes this once.
 
 #if !defined(WSSS_SIMD_BODY)
 #error "define WSSS_SIMD_BODY before including simd_foreach.h"
@@ -18,7 +18,15 @@
     template <class T>                                                                       \
     using Vec = typename VectorOf<T, WSSS_SIMD_BYTES>::type;                                 \
     template <class T>                                                                       \
-    using Half = typename VectorOf<T, WSSS_SIMD_BYTES / 2>::type;
+    using Half = typename VectorOf<T, WSSS_SIMD_BYTES / 2>::type;                            \
+    template <class T>                                                                       \
+    inline __attribute__((always_inline)) Vec<T> load(const T* from) {                       \
+        return *reinterpret_cast<const Vec<T>*>(from);                                       \
+    }                                                                                        \
+    template <class T>                                                                       \
+    inline __attribute__((always_inline)) void save(T* to, Vec<T> value) {                   \
+        *reinterpret_cast<Vec<T>*>(to) = value;                                              \
+    }
 
 namespace plain {
 #define WSSS_SIMD_BYTES 16

@@ -1,15 +1,12 @@
-// exp(x) of a vector for x <= 88, where softmaxes need it: relative error 2e-7 in float, that of std::exp in double. Below -87
-// (-700 in double) the result is 0; NaN stays NaN. Included inside the SIMD namespaces (see simd_foreach.h); no include guard on
-// purpose.
+// exp of a vector. Included inside the SIMD namespaces (see simd_foreach.h); no include guard on purpose.
 
-inline __attribute__((always_inline)) Vec<float> exponential(Vec<float> x) {
+// For -87 <= x <= 88, relative error 2e-7: a power of two times a polynomial.
+inline __attribute__((always_inline)) Vec<float> exponential_in_range(Vec<float> x) {
     using V = Vec<float>;
     using I = Vec<int32_t>;
-    const V low = V{} - 87.0f;
-    const V clamped = x > low ? x : low;
-    const V shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the low bits now hold the nearest integer
+    const V shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the low bits now hold the nearest integer
     const V whole = shifted - 12582912.0f;
-    const V r = (clamped - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    const V r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
     V p = V{} + 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -18,7 +15,15 @@ inline __attribute__((always_inline)) Vec<float> exponential(Vec<float> x) {
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
     const I scaled = reinterpret_cast<const I&>(p) + (reinterpret_cast<const I&>(shifted) << 23);
-    const V result = x < low ? V{} : reinterpret_cast<const V&>(scaled);
+    return reinterpret_cast<const V&>(scaled);
+}
+
+// For x <= 88, where softmaxes need it; in double the error is that of std::exp. Below -87 (-700 in double) the result is 0; NaN
+// stays NaN.
+inline __attribute__((always_inline)) Vec<float> exponential(Vec<float> x) {
+    using V = Vec<float>;
+    const V low = V{} - 87.0f;
+    const V result = x < low ? V{} : exponential_in_range(x > low ? x : low);
     return x == x ? result : x;
 }
 

@@ -76,7 +76,8 @@ inline PairShape check_complementary_inputs(const View& image, const View& segme
     for (const int64_t side : options.grid)
         if (side < 1 || (shape.pixels() > 0 && side > shape.h && side > shape.w))
             fail(kPairName, "grid", "be 1 or more and no larger than the image", std::to_string(side));
-    if (!(options.hide >= 0 && options.hide <= 1)) fail(kPairName, "hide", "be from 0 to 1", std::to_string(options.hide));
+    if (!(options.hide >= 0 && options.hide <= 1))
+        fail(kPairName, "hide", "be a number from 0 to 1", std::to_string(options.hide));
     const int rule = static_cast<int>(options.rule);
     if (rule < 0 || rule > static_cast<int>(PairRule::kCode))
         fail(kPairName, "rule", "be 0 (exact), 1 (paper) or 2 (code)", std::to_string(rule));

@@ -11,8 +11,9 @@
 //
 // Pixels are taken four at a time where planes are contiguous and aligned. Sums are integer atomics: no order shows.
 // Memory: 4 bytes a slice, 12 an image, P / 8 an image for the map.
-// Estimate for 448 x 448, 3 channels, float32 (it has never run on a GPU): 0.8 MB of labels read twice, the second time from L2,
-// 2.4 MB of image read, 5 MB written: 2 microseconds of memory traffic, and as much for two launches and the select.
+// Estimate for an H200, 448 x 448, 3 channels, float32: 0.8 MB of labels read twice, the second time from L2,
+// 2.4 MB of image read, 5 MB written: 2 us of memory traffic, and as much for two launches and the select.
+// Never run on a GPU.
 
 #include <algorithm>
 

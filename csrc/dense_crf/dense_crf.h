@@ -105,7 +105,7 @@ inline void dense_crf(const View& unary,  // [N, L, H, W], contiguous: energies,
                       const View& workspace, const Context& context) {
     const CrfShape shape = check_dense_crf_inputs(unary, terms, context);
     check_contiguous("dense_crf", "unary", unary);
-    if (iterations < 0) fail("dense_crf", "iterations", "be 0 or more", std::to_string(iterations));
+    if (iterations < 0) fail("dense_crf", "iterations", "be a whole number, 0 or more", std::to_string(iterations));
     for (const View* view : {&initial, &out}) {
         if (view == &initial && !initial) continue;
         const char* argument = view == &initial ? "initial" : "out";

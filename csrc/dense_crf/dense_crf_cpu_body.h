@@ -1,27 +1,13 @@
 // The body of dense_crf_cpu.cpp, compiled once an instruction set (see common/simd_foreach.h): lattice, then mean field.
 
+#include "common/vec_exp.h"
 #include "dense_crf/lattice_body.h"
 
-// exp(x) for -87 <= x <= 88, relative error 2e-7: a power of two times a polynomial. Smaller x give exp(-87), larger ones
-// exp(88).
-inline __attribute__((always_inline)) Vec<float> exponential(Vec<float> x) {
-    using V = Vec<float>;
-    using I = Vec<int32_t>;
-    const V low = V{} - 87.0f, high = V{} + 88.0f;
+// exp of x limited to -87 ... 88.
+inline __attribute__((always_inline)) Vec<float> limited_exponential(Vec<float> x) {
+    const Vec<float> low = Vec<float>{} - 87.0f, high = Vec<float>{} + 88.0f;
     x = x < low ? low : x;
-    x = x > high ? high : x;
-    const V shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the low bits now hold the nearest integer
-    const V whole = shifted - 12582912.0f;
-    const V r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    V p = V{} + 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    const I scaled = reinterpret_cast<const I&>(p) + (reinterpret_cast<const I&>(shifted) << 23);
-    return reinterpret_cast<const V&>(scaled);
+    return exponential_in_range(x > high ? high : x);
 }
 
 // log(x) of normal x > 0, relative error 3e-7: x = 2^e m with m from 1 / sqrt(2) to sqrt(2), log(m) = 2 artanh((m - 1) / (m +
@@ -66,7 +52,7 @@ template <int kSlab>
 void softmax(const float* energies, float* probabilities, int64_t width, int64_t labels, const float* next) {
     for (int64_t i = 0; i < kBlock * width; i += kLanes<float>) {
         if (i % 16 == 0) __builtin_prefetch(next + i);
-        *reinterpret_cast<Vec<float>*>(probabilities + i) = exponential(*reinterpret_cast<const Vec<float>*>(energies + i));
+        save(probabilities + i, limited_exponential(load(energies + i)));
     }
     float factor[kBlock];
     for (int p = 0; p < kBlock; ++p) {

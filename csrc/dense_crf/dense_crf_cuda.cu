@@ -3,13 +3,12 @@
 // The build is some fifteen launches. Then two cooperative kernels, whose phases are separated by grid barriers:
 //     normalise: filters ones and folds the normalisation into the weights of the splat and of the slice
 //     field:     for every iteration, per 16 x 16 tile: slice all terms, add the unary, softmax, and sum the new Q over the runs
-//     of
-//                the tile, all without Q leaving the block; then add up the runs of each vertex; then blur, two axes a phase.
+//                of the tile, all without Q leaving the block; then add up the runs of each vertex; then blur, two axes a phase.
 // Terms without dimensions read the Q that the tile had one step before.
 // An iteration at D = 5 is five phases, and takes labels in chunks of 4: 3 labels cost 4, 21 cost 24.
 //
 // Types: float32. Memory: see lattice_plan.cuh. Deterministic: every sum has a fixed order, whatever the number of blocks.
-// NaN and infinities of the unary spread as softmax and the filter spread them.
+// NaN and infinities of the unary spread as softmax and the filter spread them. Never run on a GPU.
 #include "dense_crf/dense_crf.h"
 
 #include "dense_crf/lattice_plan.cuh"

@@ -3,7 +3,8 @@
 //     embed each pixel -> keys; sort; put groups of equal sorted bits in order; number vertices and runs by a running sum;
 //     find neighbours by binary search; list the runs of each tile
 // Thirteen launches for two terms, besides the memory fills. Everything is an integer but the weights. Memory: BuildSpace, that
-// is some 50 bytes an entry, given back before the mean field starts. Determinism: the sort is stable.
+// is some 50 bytes an entry, given back before the mean field starts. Determinism: the sort is stable. Never
+// run on a GPU.
 #include <algorithm>
 #include <cmath>
 

@@ -43,10 +43,6 @@ void pcm_backward_cuda(const View& grad, const View& cam, const View& feature, c
 
 // ---- The functions to call: checked, on either device --------------------------------------------------------------------
 
-inline DType pcm_sum_type(DType input) {
-    return input == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
-}
-
 inline PcmShape pcm_shape(const View& cam, const View& feature) {
     return {cam.size[0], cam.size[1], feature.size[1], cam.size[2], cam.size[3]};
 }
@@ -54,14 +50,11 @@ inline PcmShape pcm_shape(const View& cam, const View& feature) {
 inline PcmShape check_pcm_inputs(const View& cam, const View& feature, double eps, const Context& context) {
     check_ndim("pcm", "cam", cam, 4, "[N, C, H, W]");
     check_shape("pcm", "feature", feature, {cam.size[0], -1, cam.size[2], cam.size[3]}, "[N, D, H, W]");
-    if (context.device.kind == DeviceKind::kCuda)
-        check_dtype("pcm", "cam", cam, {DType::kFloat32, DType::kFloat16, DType::kBFloat16});
-    else
-        check_dtype("pcm", "cam", cam, {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16});
+    check_float("pcm", "cam", cam, context);
     check_same_dtype("pcm", "feature", feature, "cam", cam);
     check_device("pcm", "cam", cam, context);
     check_device("pcm", "feature", feature, context);
-    if (!(eps >= 0) || !std::isfinite(eps)) fail("pcm", "eps", "be a finite number, 0 or more", std::to_string(eps));
+    check_number("pcm", "eps", eps, 0);
     const PcmShape shape = pcm_shape(cam, feature);
     checked_product("pcm", "cam", {shape.n, shape.c + 64, shape.h + 64, shape.w + 64, 8});
     checked_product("pcm", "feature", {shape.n, shape.d + 64, shape.h + 64, shape.w + 64, 8});
@@ -74,7 +67,7 @@ inline void check_pcm_sums(const PcmShape& shape, const View& cam, const View& o
     check_same_dtype("pcm", "out", out, "cam", cam);
     check_contiguous("pcm", "out", out);
     check_shape("pcm", "denominator", denominator, {shape.n, shape.pixels()}, "[N, H*W]");
-    check_dtype("pcm", "denominator", denominator, {pcm_sum_type(cam.dtype)});
+    check_dtype("pcm", "denominator", denominator, {sum_type(cam.dtype)});
     check_contiguous("pcm", "denominator", denominator);
     check_device("pcm", "out", out, context);
     check_device("pcm", "denominator", denominator, context);

@@ -13,8 +13,9 @@
 #include <cstring>
 #include <type_traits>
 
-#include "common/half.h"
+#include "common/float_types.h"
 #include "common/simd.h"
+#include "common/strided.h"
 #include "common/threads.h"
 #include "common/workspace.h"
 
@@ -51,25 +52,16 @@ struct Work {
     int64_t pair_depth() const { return 2 * shape.c + 2; }
 };
 
-// Views with the element type of the call; sizes are in Work.
-template <class T>
-struct Source {
-    const T* data;
-    int64_t n, channel, y, x;
-    explicit Source(const View& view)
-        : data(view.as<const T>()), n(view.stride[0]), channel(view.stride[1]), y(view.stride[2]), x(view.stride[3]) {}
-};
-
 template <class T>
 struct ForwardArguments {
-    Source<T> cam, feature;
+    Strided<T> cam, feature;
     T* out;
     void* denominator;
 };
 
 template <class T>
 struct BackwardArguments {
-    Source<T> grad, cam, feature;
+    Strided<T> grad, cam, feature;
     const T* out;
     const void* denominator;
     T *grad_cam, *grad_feature;
@@ -115,36 +107,33 @@ Work<Sum> plan(const PcmShape& shape, bool backward, const Context& context, Car
 #define WSSS_SIMD_BODY "pcm/pcm_cpu_body.h"
 #include "common/simd_foreach.h"
 
-template <class T, class Sum>
+template <class T>
 void forward(const View& cam, const View& feature, double eps, const View& out, const View& denominator, const View& workspace,
              const Context& context) {
+    using Sum = SumOf<T>;
     Carver carver(workspace.data);
     Work<Sum> work = plan<Sum>(pcm_shape(cam, feature), false, context, &carver);
     work.eps = static_cast<Sum>(eps);
-    const ForwardArguments<T> arguments{Source<T>(cam), Source<T>(feature), out.as<T>(), denominator.data};
+    const ForwardArguments<T> arguments{Strided<T>(cam), Strided<T>(feature), out.as<T>(), denominator.data};
     WSSS_SIMD_CALL(run_forward<T, Sum>)(work, arguments);
 }
 
-template <class T, class Sum>
+template <class T>
 void backward(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,
               const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context) {
+    using Sum = SumOf<T>;
     Carver carver(workspace.data);
     Work<Sum> work = plan<Sum>(pcm_shape(cam, feature), true, context, &carver);
     work.eps = static_cast<Sum>(eps);
     work.want_cam = static_cast<bool>(grad_cam);
     work.want_feature = static_cast<bool>(grad_feature);
-    const BackwardArguments<T> arguments{Source<T>(grad),  Source<T>(cam),   Source<T>(feature),  out.as<const T>(),
+    const BackwardArguments<T> arguments{Strided<T>(grad), Strided<T>(cam),  Strided<T>(feature), out.as<const T>(),
                                          denominator.data, grad_cam.as<T>(), grad_feature.as<T>()};
     WSSS_SIMD_CALL(run_backward<T, Sum>)(work, arguments);
 }
 
 int64_t workspace_bytes(const PcmShape& shape, DType dtype, bool backward, const Context& context) {
-    Carver measure;
-    if (dtype == DType::kFloat64)
-        plan<double>(shape, backward, context, &measure);
-    else
-        plan<float>(shape, backward, context, &measure);
-    return measure.used();
+    return planned_bytes(dtype, [&](auto sum, Carver* carver) { plan<decltype(sum)>(shape, backward, context, carver); });
 }
 
 }  // namespace
@@ -159,20 +148,14 @@ int64_t pcm_backward_workspace_cpu(const PcmShape& shape, DType dtype, const Con
 
 void pcm_forward_cpu(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
                      const View& workspace, const Context& context) {
-    auto run = cam.dtype == DType::kFloat64    ? forward<double, double>
-               : cam.dtype == DType::kFloat16  ? forward<HostHalf, float>
-               : cam.dtype == DType::kBFloat16 ? forward<HostBFloat16, float>
-                                               : forward<float, float>;
-    run(cam, feature, eps, out, denominator, workspace, context);
+    with_type(cam.dtype, [&](auto type) { forward<decltype(type)>(cam, feature, eps, out, denominator, workspace, context); });
 }
 
 void pcm_backward_cpu(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator,
                       double eps, const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context) {
-    auto run = cam.dtype == DType::kFloat64    ? backward<double, double>
-               : cam.dtype == DType::kFloat16  ? backward<HostHalf, float>
-               : cam.dtype == DType::kBFloat16 ? backward<HostBFloat16, float>
-                                               : backward<float, float>;
-    run(grad, cam, feature, out, denominator, eps, grad_cam, grad_feature, workspace, context);
+    with_type(cam.dtype, [&](auto type) {
+        backward<decltype(type)>(grad, cam, feature, out, denominator, eps, grad_cam, grad_feature, workspace, context);
+    });
 }
 
 }  // namespace wsss

@@ -10,7 +10,7 @@ struct PanelPixels {
     int count;
     bool adjacent;  // the pixels lie one after another in memory
 
-    PanelPixels(const Work<Sum>& work, const Source<T>& source, int64_t first) {
+    PanelPixels(const Work<Sum>& work, const Strided<T>& source, int64_t first) {
         count = static_cast<int>(std::clamp<int64_t>(work.pixels - first, 0, kPanel<Sum>));  // padding may hold whole panels
         adjacent = true;
         for (int i = 0; i < count; ++i) {
@@ -33,7 +33,7 @@ struct PanelPixels {
 
 // Normalised features of one panel: loads, takes norms over channels, scales in place.
 template <class T, class Sum>
-void pack_features(const Work<Sum>& work, const Source<T>& feature, int64_t image, int64_t first, Sum* panel, Sum* norms) {
+void pack_features(const Work<Sum>& work, const Strided<T>& feature, int64_t image, int64_t first, Sum* panel, Sum* norms) {
     const PanelPixels<T, Sum> pixels(work, feature, first);
     Sum square[kPanel<Sum>] = {}, scale[kPanel<Sum>];
     for (int64_t d = 0; d < work.shape.d; ++d) {
@@ -80,7 +80,7 @@ void forward_tile(const Work<Sum>& work, int64_t slot, int64_t a, int64_t b, Sum
 
 // The dot product of two pixels' features as they came in, in double: its sign is the sign of their cosine.
 template <class T>
-double exact_product(const Source<T>& feature, const PcmShape& shape, int64_t image, int64_t i, int64_t j) {
+double exact_product(const Strided<T>& feature, const PcmShape& shape, int64_t image, int64_t i, int64_t j) {
     const T* first = feature.data + image * feature.n + i / shape.w * feature.y + i % shape.w * feature.x;
     const T* second = feature.data + image * feature.n + j / shape.w * feature.y + j % shape.w * feature.x;
     double sum = 0;
@@ -101,7 +101,7 @@ bool overlap(const Sum* first, const Sum* second, int64_t depth) {
 // ReLU of a tile of cosines for the backward pass, where the sign alone decides whether a pair counts: one pair on the wrong side
 // costs more accuracy than all other rounding together. Cosines within rounding of 0 (one in 10^5) get their sign in double.
 template <class T, class Sum>
-void rectify(const Work<Sum>& work, const Source<T>& feature, int64_t slot, int64_t image, int64_t a, int64_t a_count, int64_t b,
+void rectify(const Work<Sum>& work, const Strided<T>& feature, int64_t slot, int64_t image, int64_t a, int64_t a_count, int64_t b,
              int64_t b_count, Sum* tile) {
     using Lanes = Vec<std::conditional_t<sizeof(Sum) == 4, int32_t, int64_t>>;
     constexpr Sum kDoubt = sizeof(Sum) == 4 ? Sum(1e-6) : Sum(0), kTiny = Sum(1e-12);
@@ -130,7 +130,7 @@ void rectify(const Work<Sum>& work, const Source<T>& feature, int64_t slot, int6
 }
 
 template <class T, class Sum>
-void backward_tile(const Work<Sum>& work, const Source<T>& feature, int64_t slot, int64_t image, int64_t a, int64_t b,
+void backward_tile(const Work<Sum>& work, const Strided<T>& feature, int64_t slot, int64_t image, int64_t a, int64_t b,
                    Sum* tile) {
     const int64_t a_count = std::min(kBlock, work.pixels - a), b_count = std::min(kBlock, work.pixels - b);
     const int64_t offset = slot * work.padded;

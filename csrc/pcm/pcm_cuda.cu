@@ -11,6 +11,7 @@
 // depends on the shape alone (from 24 classes on also on whether the GPU's shared memory holds the wide slabs).
 // NaN, Inf: a NaN or Inf in one pixel's feature makes every result of its image NaN, as f_i . f_j is NaN for all j; a non-finite
 // cam value makes results of its class non-finite where PyTorch's are (Inf may become NaN). Padding adds exactly nothing.
+// Never run on a GPU.
 #include "pcm/pcm.h"
 #include "pcm/pcm_pack.cuh"
 
@@ -301,8 +302,8 @@ void run_forward(const View& cam, const View& feature, float eps, const View& ou
     static_assert(Scheme::kRowTerms == Scheme::kTerms, "one number of terms sizes the workspace");
     const Geometry geometry(cam.size[0], cam.size[1], feature.size[1], cam.size[2] * cam.size[3]);
     const ForwardWorkspace space(aligned(workspace), geometry, Scheme::kTerms);
-    const PackArguments<T> arguments{Planes<T>(feature),
-                                     Planes<T>(cam),
+    const PackArguments<T> arguments{StridedPixels<T>(feature),
+                                     StridedPixels<T>(cam),
                                      nullptr,
                                      space.rows,
                                      nullptr,

@@ -14,6 +14,7 @@
 // its two halves, whose weighted sums over i are zero, still cancel.
 // Memory: no P x P matrix; workspace of packed operands and partial sums. Deterministic: no atomics, cut by shape.
 // NaN, Inf: as in the forward pass; a pixel whose norm is 0 gets df / eps, which is 0, as its affinities are.
+// Never run on a GPU.
 #include "pcm/pcm.h"
 #include "pcm/pcm_gradient.cuh"
 #include "pcm/pcm_pack.cuh"
@@ -27,7 +28,7 @@ constexpr int kClassBlock = 64;
 
 template <class T>
 struct GradientPackArguments {
-    Planes<T> grad, cam;
+    StridedPixels<T> grad, cam;
     const T* out;
     const float* denominator;
     uint16_t* pair_queries;  // [N][terms][padded pixels][pair depth]: cam_i, g'_i
@@ -64,8 +65,8 @@ __device__ void pack_gradient(const GradientPackArguments<T>& a, int64_t block) 
         for (int i = 0; i < kLoads; ++i) {
             const int64_t c = c0 + warp + i * kPackWarps;
             const bool real = inside && c < a.classes;
-            loaded[0][i] = real ? to_float(grad[c * a.grad.channel_stride]) : 0.0f;
-            loaded[1][i] = real ? to_float(cam[c * a.cam.channel_stride]) : 0.0f;
+            loaded[0][i] = real ? to_float(grad[c * a.grad.channel]) : 0.0f;
+            loaded[1][i] = real ? to_float(cam[c * a.cam.channel]) : 0.0f;
             loaded[2][i] = real ? to_float(out[c * a.pixels]) : 0.0f;
         }
 #pragma unroll
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(kPackThreads)
 
 template <class T>
 struct FinishArguments {
-    Planes<T> feature;
+    StridedPixels<T> feature;
     const float* partial;
     const float* norms;
     T* grad_feature;  // [N, D, P]
@@ -131,8 +132,7 @@ __global__ void __launch_bounds__(kPackThreads) pcm_finish_kernel(FinishArgument
 
     float x[kBatch];
     const auto gather = [&](int64_t slab) {  // x and, in the tile, df: 192 channels of 32 pixels
-        read_channels(x, pixel + slab * kDepthBlock * g.feature.channel_stride, g.feature.channel_stride,
-                      g.depth - slab * kDepthBlock, inside);
+        read_channels(x, pixel + slab * kDepthBlock * g.feature.channel, g.feature.channel, g.depth - slab * kDepthBlock, inside);
         const int64_t row_tile = (image * g.slabs + slab) * g.query_tiles + first / kQueryTile;
         const int64_t first_worker = g.work.owner(row_tile * g.work.key_tiles);
         const int64_t last_worker = g.work.owner((row_tile + 1) * g.work.key_tiles - 1);
@@ -229,8 +229,8 @@ void run_backward(const View& grad, const View& cam, const View& feature, const 
     const GradientPlan plan(geometry, Scheme::kRowTerms, Scheme::kTerms, shared_limit());
     const GradientWorkspace space(aligned(workspace), geometry, Scheme::kRowTerms, Scheme::kTerms, plan);
     const int64_t pack_blocks = geometry.pixel_count() / kPixelGroup;
-    const PackArguments<T> feature_pack{Planes<T>(feature),
-                                        Planes<T>(grad),
+    const PackArguments<T> feature_pack{StridedPixels<T>(feature),
+                                        StridedPixels<T>(grad),
                                         denominator.as<const float>(),
                                         space.rows,
                                         grad_feature && space.rows_bf16 != space.rows ? space.rows_bf16 : nullptr,
@@ -246,9 +246,9 @@ void run_backward(const View& grad, const View& cam, const View& feature, const 
                                         pack_blocks,
                                         eps};
     const GradientPackArguments<T> gradient_pack{
-        Planes<T>(grad),        Planes<T>(cam),   out.as<const T>(), denominator.as<const float>(),
-        space.pair_queries,     space.pair_keys,  space.offsets,     geometry.pixels,
-        geometry.padded_pixels, geometry.classes, plan.pair_depth};
+        StridedPixels<T>(grad), StridedPixels<T>(cam), out.as<const T>(), denominator.as<const float>(),
+        space.pair_queries,     space.pair_keys,       space.offsets,     geometry.pixels,
+        geometry.padded_pixels, geometry.classes,      plan.pair_depth};
     launch("pcm", pcm_gradient_pack_kernel<T, Scheme>, dim3(grid_size((grad_feature ? 2 : 1) * pack_blocks)), dim3(kPackThreads),
            0, stream, feature_pack, gradient_pack);
     if (grad_feature) {
@@ -271,9 +271,18 @@ void run_backward(const View& grad, const View& cam, const View& feature, const 
         if constexpr (Scheme::kTerms == 1)
             if (plan.whole) kernel = pcm_gradient_kernel<Scheme, true>;
         launch("pcm", kernel, dim3(grid_size(plan.work.workers)), dim3(kGradientThreads), plan.shared_bytes, stream, arguments);
-        const FinishArguments<T> finish{Planes<T>(feature), space.partial,          space.norms,    grad_feature.as<T>(),
-                                        geometry.pixels,    geometry.padded_pixels, geometry.depth, geometry.query_tiles,
-                                        plan.slabs,         plan.slab_width,        plan.work,      eps};
+        const FinishArguments<T> finish{StridedPixels<T>(feature),
+                                        space.partial,
+                                        space.norms,
+                                        grad_feature.as<T>(),
+                                        geometry.pixels,
+                                        geometry.padded_pixels,
+                                        geometry.depth,
+                                        geometry.query_tiles,
+                                        plan.slabs,
+                                        plan.slab_width,
+                                        plan.work,
+                                        eps};
         const int64_t blocks = geometry.images * ceil_div(geometry.pixels, kPixelGroup);
         launch("pcm", pcm_finish_kernel<T>, dim3(grid_size(blocks)), dim3(kPackThreads), 0, stream, finish);
     }

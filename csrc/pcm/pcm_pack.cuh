@@ -23,23 +23,22 @@ using WarpSums = float[kPackWarps][kPixelGroup];
 // Up to 192 channels of 32 pixels: a lane is a pixel, the warps share the channels; channels from `count` on are 0.
 constexpr int kBatch = kDepthBlock / kPackWarps;
 template <class T>
-__device__ __forceinline__ void read_channels(float (&value)[kBatch], const T* pixel, int64_t channel_stride, int64_t count,
+__device__ __forceinline__ void read_channels(float (&value)[kBatch], const T* pixel, int64_t channel, int64_t count,
                                               bool inside) {
     const int warp = threadIdx.x >> 5;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {  // all loads start before the first is used: one trip to memory
         const int channel = warp + i * kPackWarps;
-        value[i] = inside && channel < count ? to_float(pixel[channel * channel_stride]) : 0.0f;
+        value[i] = inside && channel < count ? to_float(pixel[channel * channel]) : 0.0f;
     }
 }
 
 // The same into a tile; returns the sum of squares read.
 template <class T>
-__device__ __forceinline__ float load_pixels(PixelTile& tile, const T* pixel, int64_t channel_stride, int64_t count,
-                                             bool inside) {
+__device__ __forceinline__ float load_pixels(PixelTile& tile, const T* pixel, int64_t channel, int64_t count, bool inside) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     float value[kBatch];
-    read_channels(value, pixel, channel_stride, count, inside);
+    read_channels(value, pixel, channel, count, inside);
     float squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
@@ -61,7 +60,7 @@ __device__ __forceinline__ float sum_over_warps(WarpSums& sums, float value) {
 
 template <class T>
 struct PackArguments {
-    Planes<T> feature, value;
+    StridedPixels<T> feature, value;
     const float* denominator;  // [N, P]: values are divided by it, and have no row of ones; or null
     uint16_t* rows;
     uint16_t* rows_bf16;  // the rows once more, in bf16 terms; null: not wanted
@@ -108,7 +107,7 @@ __device__ void pack_feature(const PackArguments<T>& a, int64_t block) {
     const auto read_value = [&](int64_t row) {
         if (!inside || row > a.classes) return 0.0f;
         if (row == 0) return a.denominator ? 0.0f : 1.0f;
-        return to_float(value_pixel[(row - 1) * a.value.channel_stride]);
+        return to_float(value_pixel[(row - 1) * a.value.channel]);
     };
     float early[kEarlyRows] = {};
     if (a.values)
@@ -118,7 +117,7 @@ __device__ void pack_feature(const PackArguments<T>& a, int64_t block) {
     float squares = 0.0f;
     for (int64_t d = 0; d < a.padded_depth; d += kDepthBlock) {
         if (d > 0) __syncthreads();
-        squares += load_pixels(tile, pixel + d * a.feature.channel_stride, a.feature.channel_stride, a.depth - d, inside);
+        squares += load_pixels(tile, pixel + d * a.feature.channel, a.feature.channel, a.depth - d, inside);
     }
     const float norm = sqrtf(sum_over_warps(sums, squares)), factor = power_below(norm);
     float scale = 1.0f / factor / (norm + a.eps);
@@ -148,7 +147,7 @@ __device__ void pack_feature(const PackArguments<T>& a, int64_t block) {
     for (int64_t d = 0; d < a.padded_depth; d += kDepthBlock) {
         if (a.padded_depth > kDepthBlock) {  // the tile holds another block of channels
             __syncthreads();
-            load_pixels(tile, pixel + d * a.feature.channel_stride, a.feature.channel_stride, a.depth - d, inside);
+            load_pixels(tile, pixel + d * a.feature.channel, a.feature.channel, a.depth - d, inside);
         }
         __syncthreads();
         for (int q = warp; q < kPixelGroup; q += kPackWarps)

@@ -21,8 +21,8 @@
 #include <type_traits>
 
 #include "common/check.h"
-#include "common/cuda.cuh"
 #include "common/prim.cuh"
+#include "common/strided.cuh"
 #include "common/view.h"
 #include "common/workspace.h"
 
@@ -63,28 +63,6 @@ inline Work make_work(int64_t row_tiles, int64_t key_tiles, int64_t most_workers
     const int64_t units = row_tiles * key_tiles;
     return {row_tiles, key_tiles, units < most_workers ? units : most_workers};
 }
-
-// [N, channels, H, W] with any strides; a pixel is numbered y * W + x.
-template <class T>
-struct Planes {
-    const T* data;
-    int64_t image_stride, channel_stride, row_stride, column_stride, width;
-    bool flat;  // rows follow each other, so that no division is needed
-
-    explicit Planes(const View& view)
-        : data(view.as<const T>()),
-          image_stride(view.stride[0]),
-          channel_stride(view.stride[1]),
-          row_stride(view.stride[2]),
-          column_stride(view.stride[3]),
-          width(view.size[3]),
-          flat(view.size[2] == 1 || view.stride[2] == view.size[3] * view.stride[3]) {}
-
-    __device__ __forceinline__ const T* pixel(int64_t image, int64_t p) const {
-        const int64_t inside = flat ? p * column_stride : p / width * row_stride + p % width * column_stride;
-        return data + image * image_stride + inside;
-    }
-};
 
 // How a type of input is computed: the 16-bit types and numbers of terms of rows, and of values and gradients.
 struct Bf16Scheme {

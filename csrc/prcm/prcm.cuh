@@ -5,7 +5,7 @@
 // atomics; the same bits on every run, and for an image alone or in a batch.
 #pragma once
 
-#include "common/cuda.cuh"
+#include "common/strided.cuh"
 #include "common/workspace.h"
 #include "prcm/prcm.h"
 
@@ -29,30 +29,6 @@ struct Cut {
           chunks(pixels > 0 ? ceil_div(pixels, chunk) : 0) {}
     __device__ __forceinline__ int64_t end(int64_t index) const {
         return (index + 1) * chunk < pixels ? (index + 1) * chunk : pixels;
-    }
-};
-
-// Pixels of an [N, channels, H, W] input of any strides.
-template <class T>
-struct Map {
-    const T* data;
-    int64_t image_stride, channel_stride, row_stride, column_stride, width;
-    bool flat;  // rows follow each other, so that no division is needed
-
-    explicit Map(const View& view)
-        : data(view.as<const T>()),
-          image_stride(view.stride[0]),
-          channel_stride(view.stride[1]),
-          row_stride(view.stride[2]),
-          column_stride(view.stride[3]),
-          width(view.size[3]),
-          flat(view.size[2] == 1 || view.stride[2] == view.size[3] * view.stride[3]) {}
-
-    __device__ __forceinline__ const T* pixel(int64_t image, int64_t p) const {
-        return data + image * image_stride + (flat ? p * column_stride : p / width * row_stride + p % width * column_stride);
-    }
-    __device__ __forceinline__ float at(int64_t image, int64_t channel, int64_t p) const {
-        return to_float(pixel(image, p)[channel * channel_stride]);
     }
 };
 

@@ -91,16 +91,9 @@ inline void check_prcm_result(const char* argument, const View& result, std::ini
     check_device("prcm", argument, result, context);
 }
 
-inline DType prcm_sum_type(DType input) {
-    return input == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
-}
-
 inline void check_prcm_cam(const View& cam, const Context& context) {
     check_ndim("prcm", "cam", cam, 4, "[N, C, H, W]");
-    if (context.device.kind == DeviceKind::kCuda)
-        check_dtype("prcm", "cam", cam, {DType::kFloat32, DType::kFloat16, DType::kBFloat16});
-    else
-        check_dtype("prcm", "cam", cam, {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16});
+    check_float("prcm", "cam", cam, context);
     check_prcm_map("cam", cam, -1, cam, context);
 }
 
@@ -122,7 +115,7 @@ inline PrcmShape check_prcm_backward_inputs(const PrcmBackwardInputs& in, const 
     check_prcm_cam(cam, context);
     check_prcm_map("grad", in.grad, cam.size[1], cam, context);
     check_prcm_map("query", in.query, -1, cam, context);
-    const DType sum = prcm_sum_type(cam.dtype);
+    const DType sum = sum_type(cam.dtype);
     check_prcm_result("gate", in.gate, {cam.size[0], cam.size[1], cam.size[2], cam.size[3]}, sum, context);
     check_prcm_result("proxy", in.proxy, {cam.size[0], cam.size[1], -1}, sum, context);
     check_prcm_result("key", in.key, {cam.size[0], in.query.size[1], cam.size[1]}, sum, context);
@@ -131,7 +124,7 @@ inline PrcmShape check_prcm_backward_inputs(const PrcmBackwardInputs& in, const 
 }
 
 inline PrcmOptions check_prcm_options(double scale, bool over_classes, bool view, bool rectify) {
-    if (!std::isfinite(scale)) fail("prcm", "scale", "be a finite number", std::to_string(scale));
+    check_number("prcm", "scale", scale);
     return {scale, over_classes, view, rectify};
 }
 
@@ -162,7 +155,7 @@ inline void prcm_forward(const View& cam,    // [N, C, H, W], any strides
     const PrcmInputs in{cam, x, query, phi};
     const PrcmShape s = check_prcm_inputs(in, context);
     const PrcmOptions options = check_prcm_options(scale, over_classes, view, rectify);
-    const DType sum = prcm_sum_type(cam.dtype);
+    const DType sum = sum_type(cam.dtype);
     check_prcm_result("out", out, {s.n, s.c, s.h, s.w}, cam.dtype, context);
     check_prcm_result("gate", gate, {s.n, s.c, s.h, s.w}, sum, context);
     check_prcm_result("proxy", proxy, {s.n, s.c, s.c1}, sum, context);

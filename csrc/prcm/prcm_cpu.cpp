@@ -15,8 +15,9 @@
 #include <limits>
 #include <type_traits>
 
-#include "common/half.h"
+#include "common/float_types.h"
 #include "common/simd.h"
+#include "common/strided.h"
 #include "common/threads.h"
 #include "common/workspace.h"
 
@@ -58,18 +59,11 @@ struct Work {
 
 // Pixels of an [N, channels, H, W] input.
 template <class T>
-struct Source {
-    const T* data;
-    int64_t n, channel, y, x, w;
+struct Source : Strided<T> {
+    int64_t w;
     bool flat;  // a channel's pixels follow each other in memory
     explicit Source(const View& view)
-        : data(view.as<const T>()),
-          n(view.stride[0]),
-          channel(view.stride[1]),
-          y(view.stride[2]),
-          x(view.stride[3]),
-          w(view.size[3]),
-          flat((x == 1 || w == 1) && (y == w || view.size[2] == 1)) {}
+        : Strided<T>(view), w(view.size[3]), flat((this->x == 1 || w == 1) && (this->y == w || view.size[2] == 1)) {}
 };
 
 // Cuts the workspace; over a null Carver it only measures.
@@ -100,29 +94,26 @@ Work<Sum> plan(const PrcmShape& shape, const PrcmOptions& options, bool backward
 #define WSSS_SIMD_BODY "prcm/prcm_cpu_body.h"
 #include "common/simd_foreach.h"
 
-template <class T, class Sum>
+template <class T>
 void forward(const PrcmShape& shape, const PrcmOptions& options, const PrcmInputs& in, const PrcmOutputs& out,
              const View& workspace, const Context& context) {
+    using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const Work<Sum> work = plan<Sum>(shape, options, false, context, &carver);
     WSSS_SIMD_CALL(run_forward<T, Sum>)(work, in, out);
 }
 
-template <class T, class Sum>
+template <class T>
 void backward(const PrcmShape& shape, const PrcmOptions& options, const PrcmBackwardInputs& in, const PrcmGradients& out,
               const View& workspace, const Context& context) {
+    using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const Work<Sum> work = plan<Sum>(shape, options, true, context, &carver);
     WSSS_SIMD_CALL(run_backward<T, Sum>)(work, in, out);
 }
 
 int64_t workspace_bytes(const PrcmShape& shape, DType dtype, bool backward, const Context& context) {
-    Carver measure;
-    if (dtype == DType::kFloat64)
-        plan<double>(shape, {}, backward, context, &measure);
-    else
-        plan<float>(shape, {}, backward, context, &measure);
-    return measure.used();
+    return planned_bytes(dtype, [&](auto sum, Carver* carver) { plan<decltype(sum)>(shape, {}, backward, context, carver); });
 }
 
 void fill_zero(const View& view) {
@@ -141,11 +132,7 @@ int64_t prcm_backward_workspace_cpu(const PrcmShape& shape, DType dtype, const C
 
 void prcm_forward_cpu(const PrcmShape& shape, const PrcmOptions& options, const PrcmInputs& in, const PrcmOutputs& out,
                       const View& workspace, const Context& context) {
-    auto run = in.cam.dtype == DType::kFloat64    ? forward<double, double>
-               : in.cam.dtype == DType::kFloat16  ? forward<HostHalf, float>
-               : in.cam.dtype == DType::kBFloat16 ? forward<HostBFloat16, float>
-                                                  : forward<float, float>;
-    run(shape, options, in, out, workspace, context);
+    with_type(in.cam.dtype, [&](auto type) { forward<decltype(type)>(shape, options, in, out, workspace, context); });
 }
 
 void prcm_backward_cpu(const PrcmShape& shape, const PrcmOptions& options, const PrcmBackwardInputs& in, const PrcmGradients& out,
@@ -155,11 +142,7 @@ void prcm_backward_cpu(const PrcmShape& shape, const PrcmOptions& options, const
         fill_zero(out.phi);
         return;
     }
-    auto run = in.cam.dtype == DType::kFloat64    ? backward<double, double>
-               : in.cam.dtype == DType::kFloat16  ? backward<HostHalf, float>
-               : in.cam.dtype == DType::kBFloat16 ? backward<HostBFloat16, float>
-                                                  : backward<float, float>;
-    run(shape, options, in, out, workspace, context);
+    with_type(in.cam.dtype, [&](auto type) { backward<decltype(type)>(shape, options, in, out, workspace, context); });
 }
 
 }  // namespace wsss

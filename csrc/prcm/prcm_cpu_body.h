@@ -62,8 +62,7 @@ const Sum* pixels_in_place(const Work<Sum>& work, const Source<T>& source, int64
     return nullptr;
 }
 
-// The small weights of a peaked softmax have denormal products, which are slow. Loads and stores stay outside: float16 has
-// denormals of its own, which must not become 0.
+// The small weights of a peaked softmax have denormal products, which are slow.
 template <class Sum, Finish kFinish>
 void flushed_product(int64_t rows, int64_t columns, int64_t depth, Rows<Sum> a, Columns<Sum> b, Sum* c, int64_t c_row) {
     const FlushDenormals flush;

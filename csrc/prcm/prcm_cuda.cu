@@ -4,7 +4,7 @@
 //     3. S = scale K query: a task is some pixels; over classes also its softmax and the result, else parts of its softmax
 //     4. over pixels: the softmax and the result
 // Memory: x and the query are read once, S stays in the gate. The arithmetic (51 MFLOP at 56 x 56) is far below what the memory
-// allows: three barriers and four dependent trips to memory decide. Estimate for an H200: 7 us at 56 x 56, 21 classes; never run
+// allows: three barriers and four dependent trips to memory decide. Estimate for an H200, 56 x 56, 21 classes: 7 us. Never run
 // on a GPU.
 #include "prcm/prcm.cuh"
 
@@ -22,7 +22,7 @@ template <class T>
 struct ForwardArguments {
     PrcmShape shape;
     PrcmOptions options;
-    Map<T> cam, x, query;
+    StridedPixels<T> cam, x, query;
     const T* phi;
     int64_t phi_row, phi_column;
     T* out;
@@ -90,7 +90,7 @@ __device__ void sum_seed(const ForwardArguments<T>& a, int64_t task) {
                 float x[kSeedChannels];
 #pragma unroll
                 for (int r = 0; r < kSeedChannels; ++r)
-                    x[r] = p < end && channel + r < a.shape.c1 ? to_float(pixel[(channel + r) * a.x.channel_stride]) : 0.0f;
+                    x[r] = p < end && channel + r < a.shape.c1 ? to_float(pixel[(channel + r) * a.x.channel]) : 0.0f;
 #pragma unroll
                 for (int j = 0; j < kSeedClasses; ++j) {
                     const float weight = weights[j][i * 32 + lane];
@@ -170,7 +170,7 @@ __device__ void similarity(const ForwardArguments<T>& a, int64_t image, int64_t 
             __syncthreads();
 #pragma unroll 4
             for (int d = warp; d < kDepthTile; d += kWarps) {
-                float query = inside && depth + d < a.shape.c2 ? to_float(pixel[(depth + d) * a.query.channel_stride]) : 0.0f;
+                float query = inside && depth + d < a.shape.c2 ? to_float(pixel[(depth + d) * a.query.channel]) : 0.0f;
                 if (a.options.rectify) query = rectified(query);
 #pragma unroll
                 for (int j = 0; j < kClassTile; ++j) sum[j] += query * keys[d][j];
@@ -273,9 +273,9 @@ void run_forward(const PrcmShape& shape, const PrcmOptions& options, const PrcmI
     const ForwardWorkspace space(workspace.data, shape);
     const ForwardArguments<T> a{shape,
                                 options,
-                                Map<T>(in.cam),
-                                Map<T>(in.x),
-                                Map<T>(in.query),
+                                StridedPixels<T>(in.cam),
+                                StridedPixels<T>(in.x),
+                                StridedPixels<T>(in.query),
                                 in.phi.as<const T>(),
                                 in.phi.stride[0],
                                 in.phi.stride[1],

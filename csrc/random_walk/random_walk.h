@@ -72,21 +72,15 @@ inline WalkShape check_random_walk_inputs(const View& cam, const View& affinity,
                                           const Context& context) {
     const char* const op = "random_walk";
     check_ndim(op, "cam", cam, 4, "[N, C, H, W]");
-    if (settings.radius < 1 || settings.radius > kMaxAffinityRadius)
-        fail(op, "radius", "be from 1 to " + std::to_string(kMaxAffinityRadius), std::to_string(settings.radius));
+    check_whole(op, "radius", settings.radius, 1, kMaxAffinityRadius);
     const int64_t pairs = pair_offset_count(static_cast<int>(settings.radius));
     check_shape(op, "affinity", affinity, {cam.size[0], pairs, cam.size[2], cam.size[3]}, "[N, E, H, W]");
-    if (context.device.kind == DeviceKind::kCuda)
-        check_dtype(op, "cam", cam, {DType::kFloat32, DType::kFloat16, DType::kBFloat16});
-    else
-        check_dtype(op, "cam", cam, {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16});
+    check_float(op, "cam", cam, context);
     check_same_dtype(op, "affinity", affinity, "cam", cam);
     check_device(op, "cam", cam, context);
     check_device(op, "affinity", affinity, context);
-    if (!(settings.beta >= 0) || !std::isfinite(settings.beta))
-        fail(op, "beta", "be a finite number, 0 or more", std::to_string(settings.beta));
-    if (settings.steps < 0 || settings.steps > INT32_MAX)
-        fail(op, "steps", "be from 0 to 2^31-1", std::to_string(settings.steps));
+    check_number(op, "beta", settings.beta, 0);
+    check_whole(op, "steps", settings.steps, 0, INT32_MAX);
     if (!(settings.tolerance >= 0 && settings.tolerance < 1))
         fail(op, "tolerance", "be a number from 0 to below 1", std::to_string(settings.tolerance));
     const WalkShape shape{cam.size[0], cam.size[1], cam.size[2], cam.size[3]};

@@ -19,8 +19,9 @@
 #include <cstring>
 #include <type_traits>
 
-#include "common/half.h"
+#include "common/float_types.h"
 #include "common/simd.h"
+#include "common/strided.h"
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "random_walk/series.h"
@@ -78,15 +79,6 @@ PairOffset offset_of_plane(int64_t radius, int64_t plane) {
     return found;
 }
 
-// Views with the element type of the call; sizes are in Work.
-template <class T>
-struct Source {
-    const T* data;
-    int64_t n, channel, y, x;
-    explicit Source(const View& view)
-        : data(view.as<const T>()), n(view.stride[0]), channel(view.stride[1]), y(view.stride[2]), x(view.stride[3]) {}
-};
-
 // Cuts the workspace; over a null Carver it only measures.
 template <class Sum>
 Work<Sum> plan(const WalkShape& shape, const WalkSettings& settings, const Context& context, Carver* carver) {
@@ -106,9 +98,10 @@ Work<Sum> plan(const WalkShape& shape, const WalkSettings& settings, const Conte
 #define WSSS_SIMD_BODY "random_walk/random_walk_cpu_body.h"
 #include "common/simd_foreach.h"
 
-template <class T, class Sum>
+template <class T>
 void run(const View& cam, const View& affinity, const WalkSettings& settings, const View& out, const View& workspace,
          const Context& context) {
+    using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const WalkShape shape{cam.size[0], cam.size[1], cam.size[2], cam.size[3]};
     Work<Sum> work = plan<Sum>(shape, settings, context, &carver);
@@ -116,27 +109,18 @@ void run(const View& cam, const View& affinity, const WalkSettings& settings, co
     if (settings.chebyshev) work.series = walk_series(work.settings.steps, settings.tolerance, shape.pixels(), work.pairs);
     std::atomic<bool> out_of_range{false};
     work.out_of_range = &out_of_range;
-    WSSS_SIMD_CALL(run_walk<T, Sum>)(work, Source<T>(cam), Source<T>(affinity), out.as<T>());
+    WSSS_SIMD_CALL(run_walk<T, Sum>)(work, Strided<T>(cam), Strided<T>(affinity), out.as<T>());
 }
 
 }  // namespace
 
 int64_t random_walk_workspace_cpu(const WalkShape& shape, DType dtype, const WalkSettings& settings, const Context& context) {
-    Carver measure;
-    if (dtype == DType::kFloat64)
-        plan<double>(shape, settings, context, &measure);
-    else
-        plan<float>(shape, settings, context, &measure);
-    return measure.used();
+    return planned_bytes(dtype, [&](auto sum, Carver* carver) { plan<decltype(sum)>(shape, settings, context, carver); });
 }
 
 void random_walk_run_cpu(const View& cam, const View& affinity, const WalkSettings& settings, const View& out,
                          const View& workspace, const Context& context) {
-    auto call = cam.dtype == DType::kFloat64    ? run<double, double>
-                : cam.dtype == DType::kFloat32  ? run<float, float>
-                : cam.dtype == DType::kBFloat16 ? run<HostBFloat16, float>
-                                                : run<HostHalf, float>;
-    call(cam, affinity, settings, out, workspace, context);
+    with_type(cam.dtype, [&](auto type) { run<decltype(type)>(cam, affinity, settings, out, workspace, context); });
 }
 
 }  // namespace wsss

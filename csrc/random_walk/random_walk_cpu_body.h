@@ -2,16 +2,6 @@
 
 constexpr int kGroup = WSSS_SIMD_ROWS / 2;  // classes at once: what 32 or 16 vector registers hold
 
-template <class Sum>
-Vec<Sum> load(const Sum* from) {
-    return *reinterpret_cast<const Vec<Sum>*>(from);
-}
-
-template <class Sum>
-void save(Sum* to, Vec<Sum> value) {
-    *reinterpret_cast<Vec<Sum>*>(to) = value;
-}
-
 // A vector that is loaded once: left alone, the compiler loads it again for each multiply-add, and loads are the limit here.
 template <class V>
 inline __attribute__((always_inline)) V in_register(V value) {
@@ -33,7 +23,7 @@ Vec<Sum> power(Vec<Sum> base, int whole, Sum beta) {
 
 // One plane of affinities, to the power of beta; notes values outside [0, 1], NaN among them.
 template <class T, class Sum>
-void read_plane(const Work<Sum>& work, const Source<T>& affinity, int64_t image, int64_t e, Sum* plane) {
+void read_plane(const Work<Sum>& work, const Strided<T>& affinity, int64_t image, int64_t e, Sum* plane) {
     const Grid& grid = work.grid;
     const PairOffset offset = offset_of_plane(work.settings.radius, e);
     const int64_t margin = work.settings.published ? work.disc.reach : 0;
@@ -202,7 +192,7 @@ void step_all(const Work<Sum>& work, const Sum* weights, const Step<Sum>& step, 
 
 // All steps of a group of classes.
 template <class T, class Sum>
-void walk(const Work<Sum>& work, const Sum* weights, const Source<T>& cam, int64_t image, int64_t first, int64_t classes,
+void walk(const Work<Sum>& work, const Sum* weights, const Strided<T>& cam, int64_t image, int64_t first, int64_t classes,
           Sum* state, T* out) {
     const Grid& grid = work.grid;
     const int64_t buffer = classes * grid.plane, steps = work.settings.steps;
@@ -236,7 +226,7 @@ void walk(const Work<Sum>& work, const Sum* weights, const Source<T>& cam, int64
 }
 
 template <class T, class Sum>
-void run_walk(const Work<Sum>& work, const Source<T>& cam, const Source<T>& affinity, T* out) {
+void run_walk(const Work<Sum>& work, const Strided<T>& cam, const Strided<T>& affinity, T* out) {
     const int64_t planes = work.pairs * work.grid.plane, weights = work.grid.tile_rows * work.tile_row_weights;
     const int64_t groups = ceil_div(work.shape.c, kGroup);
     for (int64_t start = 0; start < work.shape.n; start += work.images) {

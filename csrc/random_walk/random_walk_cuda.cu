@@ -3,7 +3,7 @@
 // radius and the device alone. Weights and state are float32: 16-bit weights would leave the bound of 1e-4 after 256 steps.
 //
 // Memory: none for the first, 4 (E + 1) + 48 ceil(C / 4) bytes a pixel for the second. Deterministic: a thread owns its pixels.
-// Affinities outside [0, 1] are not looked for.
+// Affinities outside [0, 1] are not looked for. Estimates stand in the two files. Never run on a GPU.
 #include "random_walk/random_walk.h"
 
 #include "random_walk/walk_cluster.cuh"

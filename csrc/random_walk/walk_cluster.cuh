@@ -5,8 +5,9 @@
 // so a step loads 78 values for 136 multiply-adds. New values near an edge of the strip are also written into the halos of the
 // neighbours (distributed shared memory); one cluster barrier ends a step. Nothing but the inputs and the result touches memory.
 //
-// Estimate for an H200 (never measured): at 56x56, 224 threads a block, 550 cycles of shared memory loads and a barrier of 300
-// ns: 0.6 to 0.7 us a step, so 160 to 180 us for 256 steps and 50 us for the 78 of the series; 16 clusters run at once.
+// Estimate for an H200, 56 x 56: 224 threads a block, 550 cycles of shared memory loads and a barrier of 300
+// ns: 0.6 to 0.7 us a step, so 160 to 180 us for 256 steps and 50 us for the 78 of the series; 16 clusters run at once. Never run
+// on a GPU.
 #pragma once
 
 #include "common/workspace.h"

@@ -4,8 +4,8 @@
 // so that no neighbour needs a check. A step reads the weights twice (once for either end of a pair) and the state 2E + 1 times,
 // from L2 where they fit: at IRN's 112x112 they are 1.7 MB.
 //
-// Estimate for an H200 (never measured): a barrier is 1 to 1.5 us, a step of a small grid 2 to 3 us; a large one is bound by
-// memory, 4 E bytes a pixel and step: 750x1000 at radius 5 some 25 to 50 us.
+// Estimate for an H200: a barrier is 1 to 1.5 us, a step of a small grid 2 to 3 us; a large one is bound by
+// memory, 4 E bytes a pixel and step: 750x1000 at radius 5 some 25 to 50 us. Never run on a GPU.
 #pragma once
 
 #include "common/workspace.h"

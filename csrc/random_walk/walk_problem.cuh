@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/cuda.cuh"
+#include "common/strided.h"
 #include "random_walk/random_walk.h"
 #include "random_walk/series.h"
 
@@ -9,14 +10,10 @@ namespace wsss {
 namespace walk {
 
 template <class T>
-struct Maps {  // [N, channels, H, W], any strides
-    const T* data;
-    int64_t n, channel, y, x;
-
-    explicit Maps(const View& view)
-        : data(view.as<const T>()), n(view.stride[0]), channel(view.stride[1]), y(view.stride[2]), x(view.stride[3]) {}
+struct Maps : Strided<T> {  // [N, channels, H, W]
+    using Strided<T>::Strided;
     __device__ __forceinline__ float at(int64_t image, int64_t c, int row, int column) const {
-        return to_float(data[image * n + c * channel + row * y + column * x]);
+        return to_float(this->data[image * this->n + c * this->channel + row * this->y + column * this->x]);
     }
 };
 

@@ -117,7 +117,7 @@ def expected_of(case: Case, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Ten
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward_and_gradient(case: Case, impl: Implementation, shape) -> None:
+def test_forward_and_gradients(case: Case, impl: Implementation, shape) -> None:
     *size, radius = shape
     grad, expected, expected_gradient = expected_of(case, shape)
     for dtype in types_of(impl):
@@ -240,7 +240,7 @@ def test_gradients_that_are_not_finite(case: Case, kernel: Implementation, value
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_threads_give_the_same_bits(case: Case, dtype: torch.dtype) -> None:
+def test_same_bits_every_time(case: Case, dtype: torch.dtype) -> None:
     x = case.input((2, 19, 23, 70), dtype)
     grad = torch.randn(2, 34, 23, 70).to(x)
     with threads(1):
@@ -251,7 +251,7 @@ def test_threads_give_the_same_bits(case: Case, dtype: torch.dtype) -> None:
                 assert torch.equal(got, wanted)
 
 
-def test_images_of_a_batch_do_not_mix(case: Case, kernel: Implementation) -> None:
+def test_batch_is_a_loop_of_images(case: Case, kernel: Implementation) -> None:
     x = case.input((3, 4, 6, 9), device=kernel.device)
     grad = torch.randn(3, 34, 6, 9).to(x)
     whole = case.run(x, 5, grad, kernel.name)

@@ -25,7 +25,7 @@ def merged(impl: Implementation, values, flipped, size, **settings) -> Tensor:
 # ---- by hand --------------------------------------------------------------------------------------------------------------
 
 
-def test_by_hand(impl: Implementation) -> None:
+def test_definition_by_hand(impl: Implementation) -> None:
     # one row, twice as wide: pixel centres at -1/4 (the edge, so 0), 1/4, 3/4, 5/4 (so 1) of a two-pixel map
     row = torch.tensor([0.0, 1.0, 3.0, 4.0])
     got = merged(impl, [[[0.0, 4.0]]], [False], (1, 4))

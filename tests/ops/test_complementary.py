@@ -1,4 +1,4 @@
-"""complementary_pair: its definition, the same draw with every implementation, and how it behaves as a torch operation."""
+"""complementary_pair: its definition, and the same draw with every implementation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import LAYOUTS, Implementation, same_from_many_threads, threads, true_in_forked_child
+from complementary_cases import call, inputs
+from helpers import LAYOUTS, Implementation
 from torch import Tensor
 
 from wsss_fast import ops
@@ -16,24 +17,6 @@ SIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # below, at and above four pixels a thread and 256 threads a block; never round, and one that is
 SHAPES = [(1, 1, 1, 1), (2, 3, 1, 7), (1, 3, 5, 3), (3, 2, 13, 17), (2, 3, 32, 32), (1, 3, 33, 64), (1, 0, 4, 5), (2, 1, 97, 61)]
 RULES = (None, "paper", "code")
-
-
-def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: str = "cpu", *, masked: bool = True):
-    """An image, and segments: cells of 4 x 3 pixels with every label used, and -1 in a corner."""
-    n, c, h, w = shape
-    generator = torch.Generator().manual_seed(1)
-    image = torch.randint(1, 256, (n, c, h, w), generator=generator).to(dtype)  # no zeros: what is 0 is hidden
-    if dtype != torch.uint8:
-        image = (image - 127.5) / 64
-    segments = (torch.arange(h)[:, None] // 4 * -(-w // 3) + torch.arange(w) // 3).int().repeat(n, 1, 1)
-    if masked and h > 4 and w > 3:
-        segments[:, -2:, -1:] = -1
-        segments[-1, 0, 0] = -1
-    return image.to(device), segments.to(device)
-
-
-def call(seed: int, impl: Implementation, image: Tensor, *arguments: Any, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return ops.complementary_pair(image, *arguments, generator=torch.Generator().manual_seed(seed), impl=impl.name, **settings)
 
 
 def bits(x: Tensor) -> Tensor:
@@ -47,7 +30,7 @@ def hidden_segments(first: Tensor, segments: Tensor) -> list[set[int]]:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_definition(impl: Implementation, shape) -> None:
+def test_against_the_definition(impl: Implementation, shape) -> None:
     """Both images together are the image, bit by bit; hidden is 0; the share is what is seen."""
     for dtype in TYPES:
         image, segments = inputs(shape, dtype, impl.device)
@@ -223,112 +206,3 @@ def test_gradients(impl: Implementation) -> None:
     assert torch.equal(got, torch.where(ones[0] > 0, grads[0], torch.where(ones[1] > 0, grads[1], 0.0)))
     assert torch.equal(torch.autograd.grad(second, leaf, grads[1])[0], torch.where(ones[1] > 0, grads[1], 0.0))
     assert not share.requires_grad
-
-
-def test_gradcheck() -> None:
-    leaf = torch.randn(2, 2, 5, 4, dtype=torch.float64, requires_grad=True)
-    pair = lambda x: call(1, Implementation("cpu"), x, grid=2)[:2]  # noqa: E731
-    assert torch.autograd.gradcheck(pair, leaf) and torch.autograd.gradgradcheck(pair, leaf)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_opcheck(kernel: Implementation) -> None:
-    image, segments = inputs((2, 3, 8, 6), device=kernel.device)
-    seed = torch.tensor(17)
-    for leaf in (image, image.clone().requires_grad_()):
-        for source in ((segments, seed, []), (None, seed, [2, 3])):
-            torch.library.opcheck(torch.ops.wsss_fast.complementary_pair.default, (leaf, *source, 0.5, "", kernel.name))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_compile_fullgraph(kernel: Implementation) -> None:
-    image, segments = inputs((2, 3, 8, 6), device=kernel.device)
-
-    def both(image: Tensor) -> tuple[Tensor, Tensor]:
-        first, second, share = ops.complementary_pair(image * 2, segments, impl=kernel.name)
-        return first + second, share
-
-    whole, share = torch.compile(both, fullgraph=True, backend="aot_eager")(image)
-    assert torch.equal(whole, torch.where((segments >= 0)[:, None], image * 2, 0.0)) and share.shape == (2,)
-
-
-def test_same_for_every_number_of_threads() -> None:
-    image, segments = inputs((3, 3, 150, 170))
-    results = []
-    for count in (1, 2, 5):
-        with threads(count):
-            results.append(call(2, Implementation("cpu"), image, segments))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-    assert same_from_many_threads(lambda: call(2, Implementation("cpu"), image, segments)[0], times=40)
-
-
-def test_forked_child() -> None:
-    image, segments = inputs((2, 3, 60, 70))  # so small that torch compares them without its threads, lost in the child
-    with threads(2):
-        expected = call(2, Implementation("cpu"), image, segments)[0]
-        assert true_in_forked_child(lambda: torch.equal(call(2, Implementation("cpu"), image, segments)[0], expected))
-
-
-# ---- bad input ------------------------------------------------------------------------------------------------------------
-
-IMAGE, SEGMENTS = inputs((2, 3, 8, 9))
-BAD = {
-    "array": ((IMAGE.numpy(), SEGMENTS), {}, TypeError, "'image' must be a torch.Tensor, got numpy.ndarray"),
-    "three dimensions": ((IMAGE[0], SEGMENTS), {}, ValueError, r"'image' must have shape \[N, C, H, W\], got \[3, 8, 9\]"),
-    "integers": ((IMAGE.long(), SEGMENTS), {}, TypeError, "'image' must be of type float32, .*uint8, got int64"),
-    "neither": ((IMAGE,), {}, ValueError, "'segments' must be given, or 'grid', and not both, got neither"),
-    "both": ((IMAGE, SEGMENTS, 4), {}, ValueError, "'segments' must be given, or 'grid', and not both, got both"),
-    "wide labels": ((IMAGE, SEGMENTS.long()), {}, TypeError, r"'segments' must be of type int32, got int64. Hint: .*\.int\(\)"),
-    "other height": (
-        (IMAGE, SEGMENTS[:, 1:]),
-        {},
-        ValueError,
-        r"'segments' must have shape \[N, H, W\] = \[2, 8, 9\], .*\[2, 7, 9\]",
-    ),
-    "a channel": ((IMAGE, SEGMENTS[:, None]), {}, ValueError, r"'segments' must have shape \[N, H, W\], got"),
-    "other device": (
-        (IMAGE, SEGMENTS.to("meta")),
-        {},
-        ValueError,
-        r"'segments' must be on the device of 'image' \(cpu\), got meta",
-    ),
-    "low label": (
-        (IMAGE, SEGMENTS - 1),
-        {},
-        ValueError,
-        r"'segments' must hold labels from -1 to H\*W - 1 = 71, got labels from -2",
-    ),
-    "high label": ((IMAGE, SEGMENTS + 72), {}, ValueError, r"'segments' must hold labels from -1 to .* to \d+. Hint: number"),
-    "large grid": ((IMAGE,), {"grid": 10}, ValueError, r"'grid' must be no larger than the image \(8 x 9\), got 10"),
-    "grid 0": ((IMAGE,), {"grid": 0}, ValueError, "'grid' must be a whole number, 1 or more"),
-    "broken grid": ((IMAGE,), {"grid": (4, 2.5)}, ValueError, r"'grid' must be a whole number, .* got \(4, 2.5\)"),
-    "no grid": ((IMAGE,), {"grid": ()}, ValueError, "'grid' must name 1 to 16 sizes, got 0"),
-    "many grids": ((IMAGE,), {"grid": [2] * 17}, ValueError, "'grid' must name 1 to 16 sizes, got 17"),
-    "hide": ((IMAGE, SEGMENTS), {"hide": 1.5}, ValueError, "'hide' must be a number from 0 to 1, got 1.5"),
-    "nan hide": ((IMAGE, SEGMENTS), {"hide": float("nan")}, ValueError, "'hide' must be a number from 0 to 1, got nan"),
-    "rule": ((IMAGE, SEGMENTS), {"published": "cpn"}, ValueError, "'published' must be None, 'paper' or 'code', got 'cpn'"),
-    "generator": ((IMAGE, SEGMENTS), {"generator": 5}, ValueError, "'generator' must be None or a torch.Generator of the CPU"),
-    "impl": ((IMAGE, SEGMENTS), {"impl": "gpu"}, ValueError, "'impl' must be None or one of"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input(case: str) -> None:
-    arguments, settings, error, message = BAD[case]
-    with pytest.raises(error, match="complementary_pair: " + message):
-        ops.complementary_pair(*arguments, **settings)
-    if "label" in case:
-        with pytest.raises(error, match="complementary_pair: " + message):
-            ops.complementary_pair(*arguments, **settings, impl="reference")
-
-
-def test_labels_nobody_looks_at_count_as_masked(kernel: Implementation) -> None:
-    """A device is never waited for: there a label outside the range hides its pixel in both images."""
-    if kernel.name == "cpu":
-        return
-    image, segments = inputs((1, 2, 8, 9), device=kernel.device, masked=False)
-    segments[0, 0, :3], segments[0, 7, 8] = 2**31 - 1, -(2**31)
-    outside = (segments < 0) | (segments > 100)
-    first, second, _ = call(1, kernel, image, segments)
-    assert torch.equal(first + second, torch.where(outside[:, None], 0.0, image))

@@ -46,7 +46,7 @@ SHAPES = [
 ]
 
 
-def test_two_pixels_by_hand() -> None:
+def test_definition_by_hand() -> None:
     """The true kernels, one iteration: K = [[1, k], [k, 1]] with k = exp(-1 / (2 s^2)), n = 1 + k for both."""
     probability = torch.tensor([[[[0.8, 0.4]], [[0.2, 0.6]]]], dtype=torch.float64)
     k = np.exp(-1 / (2 * 3**2))

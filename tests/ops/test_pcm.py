@@ -182,7 +182,7 @@ def test_zero_feature_is_similar_to_nothing(impl: Implementation) -> None:
     assert not cam.grad[:, :, 1, 2].count_nonzero()
 
 
-def test_nan_and_inf(impl: Implementation) -> None:
+def test_not_finite(impl: Implementation) -> None:
     cam, feature = inputs((2, 3, 6, 4, 5), device=impl.device)
     clean = ops.pcm(cam, feature, impl=impl.name)
     bad_class = cam.clone()
@@ -223,11 +223,6 @@ def test_batch_is_a_loop_of_images(kernel: Implementation) -> None:
     assert torch.equal(whole, alone)
 
 
-def test_flipped_and_permuted(kernel: Implementation) -> None:
-    cam, feature = inputs((1, 4, 20, 9, 13), device=kernel.device)
-    out = ops.pcm(cam, feature, impl=kernel.name)
-    assert relative_error(ops.pcm(cam.flip(-1), feature.flip(-1), impl=kernel.name), out.flip(-1)) < 1e-4
-    order = [2, 0, 3, 1]
-    assert torch.equal(ops.pcm(cam[:, order], feature, impl=kernel.name), out[:, order])
-    constant = ops.pcm(torch.ones_like(cam), feature, impl=kernel.name)
-    assert (constant - 1).abs().max() < 1e-4  # the weights of a pixel sum to 1
+def test_weights_of_a_pixel_sum_to_one(impl: Implementation) -> None:
+    cam, feature = inputs((1, 4, 20, 9, 13), device=impl.device)
+    assert (ops.pcm(torch.ones_like(cam), feature, impl=impl.name) - 1).abs().max() < 1e-4

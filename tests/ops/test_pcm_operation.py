@@ -140,7 +140,7 @@ BAD = {
     "other batch": (
         lambda: (CAM, FEATURE[:1]),
         ValueError,
-        r"pcm: 'feature' must have shape \[N, D, H, W\] with N, H, W of 'cam'",
+        r"pcm: 'feature' must have shape \[N, D, H, W\] = \[2, any, 4, 5\] \(N, H, W of 'cam'\), got",
     ),
     "other height": (lambda: (CAM, FEATURE[:, :, :3]), ValueError, r"'feature' .* got \[2, 6, 3, 5\]"),
     "same pixels": (lambda: (CAM, FEATURE.reshape(2, 6, 5, 4)), ValueError, r"'feature' .* got \[2, 6, 5, 4\]"),

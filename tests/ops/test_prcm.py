@@ -159,7 +159,7 @@ def test_zero_sizes(impl: Implementation, size) -> None:
             assert a.shape == b.shape and torch.allclose(a.cpu().double(), b, rtol=1e-5)
 
 
-def test_nan_and_inf(impl: Implementation) -> None:
+def test_not_finite(impl: Implementation) -> None:
     given = inputs((2, 3, 6, 7, 4, 5), device=impl.device)
     for variant in VARIANTS:
         for index, where in ((0, (0, 1, 2, 2)), (1, (1, 2, 3, 4)), (2, (0, 3, 1, 1)), (3, (2, 1))):

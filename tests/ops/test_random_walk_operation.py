@@ -13,7 +13,7 @@ from wsss_fast import _native, ops
 SETTINGS = (5, 8.0, 4, False, 1e-3, False)  # radius, beta, steps, chebyshev, tolerance, published
 
 
-def test_no_gradient(impl: Implementation) -> None:
+def test_has_no_gradient(impl: Implementation) -> None:
     cam, affinity = (x.requires_grad_() for x in inputs((1, 2, 4, 5), device=impl.device))
     out = ops.random_walk(cam, affinity, steps=2, impl=impl.name)
     assert not out.requires_grad and out.grad_fn is None
@@ -124,7 +124,7 @@ BAD = {
     "three dimensions": ((CAM[0], AFFINITY), {}, ValueError, r"'cam' must have shape \[N, C, H, W\], got \[3, 4, 5\]. Hint: add"),
     "other batch": ((CAM, AFFINITY[:1]), {}, ValueError, r"'affinity' must have shape .* \[2, 34, 4, 5\].*, got \[1, 34, 4, 5\]"),
     "other grid": ((CAM, AFFINITY.transpose(2, 3)), {}, ValueError, r"'affinity' must have shape .* got \[2, 34, 5, 4\]"),
-    "other radius": ((CAM, AFFINITY, 10), {}, ValueError, r"'affinity' must have shape .* = \[2, 152, 4, 5\].* radius 10, got"),
+    "other radius": ((CAM, AFFINITY, 10), {}, ValueError, r"'affinity' must have shape .* = \[2, 152, 4, 5\].* radius 10\), got"),
     "integers": ((CAM.int(), AFFINITY.int()), {}, TypeError, "'cam' must be of type float32, .* got int32. Hint: convert"),
     "mixed types": ((CAM, AFFINITY.double()), {}, TypeError, r"'affinity' must have the type of 'cam' \(float32\), got float64"),
     "mixed devices": ((CAM, AFFINITY.to("meta")), {}, ValueError, r"'affinity' must be on the device of 'cam' \(cpu\), got meta"),
@@ -158,7 +158,7 @@ def test_bad_input(case: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({0: 0}, "'radius' must be from 1 to 32"),
+        ({0: 0}, "'radius' must be a whole number from 1 to 32"),
         ({0: 4}, r"'affinity' must have shape \[N, E, H, W\] = \[2, 22, 4, 5\]"),
         ({1: -1.0}, "'beta' must"),
         ({2: -1}, "'steps' must"),

@@ -36,12 +36,12 @@ def differentiable_once(name: str, op: str) -> None:
     torch.library.register_autograd(f"wsss_fast::{name}", refuse, lib=_LIBRARY)
 
 
-def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Under autocast the tensors in the autocast type (float64 excepted, as in torch's matrix products); else as they are."""
+def autocast(*tensors: Tensor, to: torch.dtype | None = None) -> tuple[Tensor, ...]:
+    """Under autocast the tensors in the autocast type, or in type `to` (float64 excepted, as torch does); else as they are."""
     device = tensors[0].device.type
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return tensors
-    wanted = torch.get_autocast_dtype(device)
+    wanted = to or torch.get_autocast_dtype(device)
     return tuple(
         tensor.to(wanted) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor for tensor in tensors
     )

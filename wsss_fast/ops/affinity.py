@@ -11,12 +11,11 @@ from torch.nn.functional import pad
 from wsss_fast.ops import _check, _library
 from wsss_fast.ops._reference.affinity import affinity as _reference
 from wsss_fast.ops._reference.edge_affinity import edge_affinity as _edge_reference
-from wsss_fast.ops._reference.half_disc import half_disc
+from wsss_fast.ops._reference.half_disc import MAX_RADIUS, half_disc
 from wsss_fast.ops._view import Call, empty
 
 __all__ = ["AffinityLabels", "affinity", "affinity_labels", "affinity_offsets", "affinity_pairs", "edge_affinity"]
 
-MAX_RADIUS = 32
 IGNORED = 255
 
 
@@ -26,7 +25,7 @@ def affinity_offsets(radius: int = 5) -> Tensor:
     They run through the half disc dy^2 + dx^2 < radius^2: row 0 to the right of the centre, then the rows below it from left
     to right. So each pair of pixels stands once, at the one that comes first in reading order.
     """
-    _check_radius("affinity_offsets", radius)
+    _check.whole("affinity_offsets", "radius", radius, 1, MAX_RADIUS)
     return torch.tensor(half_disc(radius), dtype=torch.int64).reshape(-1, 2)
 
 
@@ -42,15 +41,15 @@ def affinity(feature: Tensor, radius: int = 5, *, impl: str | None = None) -> Te
 
     Returns:
         [N, E, H, W], contiguous, of the type of `feature`; 0 where p + offset is outside the image. The affinity of a pixel and
-        itself, 1, is not stored.
+        itself, 1, is not stored. float16 and bfloat16 are summed in float32; float64 is for the CPU.
 
-    float16 and bfloat16 are summed in float32; float64 is for the CPU. The gradient of |x| at 0 is 0; there is no second
-    derivative. A NaN makes the pairs of its pixel NaN, and with them the gradients of both their pixels. Under autocast the
-    feature is cast to the autocast type.
+    Gradients go to `feature` (once: there is no second derivative). The gradient of |x| at 0 is 0. Under autocast the input is
+    cast to the autocast type, as for a matrix product. A NaN makes the pairs of its pixel NaN, and with them the gradients of
+    both their pixels.
 
     Raises:
         TypeError: not a tensor, or a type that is not supported.
-        ValueError: another number of dimensions, or a radius outside 1 to 32.
+        ValueError: a shape that does not fit, or a `radius` out of range.
         RuntimeError: CUDA tensors with a build that has no CUDA kernels.
     """
     feature = _checked("affinity", "feature", feature, "[N, C, H, W]", radius)
@@ -73,14 +72,20 @@ def edge_affinity(edge: Tensor, radius: int = 5, *, impl: str | None = None) -> 
         impl: None (by device), "reference", "cpu", "simt" or "cuda".
 
     Returns:
-        [N, E, H, W], contiguous, of the type of `edge`; 0 where p + offset is outside the image.
+        [N, E, H, W], contiguous, of the type of `edge`; 0 where p + offset is outside the image. float16 and bfloat16 are
+        compared in float32; float64 is for the CPU.
 
-    The gradient goes to the place of the maximum: of equal ones, the first in reading order. A NaN makes every pair NaN whose
-    path holds it. There is no second derivative. Errors are those of `affinity`.
+    Gradients go to `edge` (once: there is no second derivative), each to the place of the maximum: of equal ones, the first in
+    reading order. Under autocast the input is cast to the autocast type, as for a matrix product. A NaN makes every pair NaN
+    whose path holds it.
+
+    Raises:
+        TypeError: not a tensor, or a type that is not supported.
+        ValueError: a shape that does not fit, or a `radius` out of range.
+        RuntimeError: CUDA tensors with a build that has no CUDA kernels.
     """
     edge = _checked("edge_affinity", "edge", edge, "[N, 1, H, W]", radius)
-    if edge.shape[1] != 1:
-        raise ValueError(_check.complaint("edge_affinity", "edge", "have shape [N, 1, H, W]", list(edge.shape)))
+    _check.shape("edge_affinity", "edge", edge, "[N, 1, H, W]", (None, 1, None, None), "one map of edges")
     impl = _check.implementation("edge_affinity", impl, edge)
     if impl == "reference":
         return _edge_reference(edge, radius)
@@ -93,11 +98,10 @@ def affinity_pairs(planes: Tensor, radius: int = 5) -> Tensor:
     Sources are the pixels of rows [0, H-radius+1) and columns [radius-1, W-radius+1), row by row: those with all E pairs inside
     the image. The result is a copy; gradients reach `planes`.
     """
-    _check_radius("affinity_pairs", radius)
+    _check.whole("affinity_pairs", "radius", radius, 1, MAX_RADIUS)
     _check.tensor("affinity_pairs", "planes", planes, "[N, E, H, W]")
-    if planes.shape[1] != (count := len(half_disc(radius))):
-        expected = f"have E = {count} planes for radius {radius}"
-        raise ValueError(_check.complaint("affinity_pairs", "planes", expected, list(planes.shape)))
+    wanted = (None, len(half_disc(radius)), None, None)
+    _check.shape("affinity_pairs", "planes", planes, "[N, E, H, W]", wanted, f"E for radius {radius}")
     return _interior(planes, radius).flatten(2)
 
 
@@ -119,12 +123,15 @@ def affinity_labels(labels: Tensor, radius: int = 5, *, border: str = "full") ->
         labels: integers [N, H, W]; 0 is the background, 255 and more (and negative numbers) are to be ignored.
         radius: 1 to 32.
         border: "full": every pair of two pixels inside the image; "published": only the sources of `affinity_pairs`.
+
+    Raises:
+        TypeError: not a tensor, or a type that is not supported.
+        ValueError: a shape that does not fit, or a `radius` or `border` out of range.
     """
-    _check_radius("affinity_labels", radius)
+    _check.whole("affinity_labels", "radius", radius, 1, MAX_RADIUS)
     _check.tensor("affinity_labels", "labels", labels, "[N, H, W]")
     _check.dtype("affinity_labels", "labels", labels, (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
-    if border not in ("full", "published"):
-        raise ValueError(_check.complaint("affinity_labels", "border", "be 'full' or 'published'", repr(border)))
+    _check.choice("affinity_labels", "border", border, ("full", "published"))
     h, w = labels.shape[1:]
     source = labels.long()
     source = torch.where((source < 0) | (source > IGNORED), IGNORED, source)
@@ -148,16 +155,11 @@ def _interior(x: Tensor, radius: int) -> Tensor:
     return x[..., : max(h - radius + 1, 0), radius - 1 : max(w - radius + 1, 0)]
 
 
-def _check_radius(op: str, radius: int) -> None:
-    if isinstance(radius, bool) or not isinstance(radius, int) or not 1 <= radius <= MAX_RADIUS:
-        raise ValueError(_check.complaint(op, "radius", f"be an integer from 1 to {MAX_RADIUS}", repr(radius)))
-
-
 def _checked(op: str, argument: str, value: Tensor, layout: str, radius: int) -> Tensor:
     _check.tensor(op, argument, value, layout)
     (value,) = _library.autocast(value)
-    _check.dtype(op, argument, value, _check.FLOATS if value.is_cuda else (*_check.FLOATS, torch.float64))
-    _check_radius(op, radius)
+    _check.floating(op, argument, value)
+    _check.whole(op, "radius", radius, 1, MAX_RADIUS)
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,21 +91,23 @@ def cam_merge(
         ops.cam_merge(maps, flipped, size, **ops.CAM_MERGE["seam"])
 
     Returns:
-        [N, C, H, W] or, with a background, [N, 1 + C, H, W]; contiguous. No gradient: this is a step of inference.
+        [N, C, H, W] or, with a background, [N, 1 + C, H, W]; contiguous. float16 and bfloat16 are summed in float32; float64 is
+        for the CPU.
 
-    float16 and bfloat16 are summed in float32; float64 is for the CPU. A NaN or Inf makes its class in its image NaN or 0 (in
-    uint8: 0), and the background of that image NaN; it does not reach other classes.
+    No gradient: this is a step of inference. Under autocast the inputs stay as they are. A NaN or Inf makes its class in its
+    image NaN or 0 (in uint8: 0), and the background of that image NaN; it does not reach other classes.
 
     Raises:
-        TypeError, ValueError: naming the argument. RuntimeError: as for every operation.
+        TypeError: not a tensor, a type that is not supported, or two types.
+        ValueError: shapes or devices that do not fit, or a setting out of range.
+        RuntimeError: CUDA tensors with a build that has no CUDA kernels.
     """
     _check_maps(maps)
     first = maps[0]
     _check_options(len(maps), flipped, size, background, eps, scale, multiple)
     chosen = {"reduce": reduce, "normalise": normalise, "clamp": clamp, "interpolation": interpolation}
     for name, value in chosen.items():
-        if value not in CHOICES[name]:
-            raise ValueError(_check.complaint("cam_merge", name, f"be {' or '.join(map(repr, CHOICES[name]))}", repr(value)))
+        _check.choice("cam_merge", name, value, CHOICES[name])
     wide = () if first.is_cuda else (torch.float64,)
     if dtype is not None and dtype not in (*_check.FLOATS, *wide, torch.uint8):
         allowed = ", ".join(map(_check.short, (*_check.FLOATS, *wide, torch.uint8)))
@@ -127,11 +128,8 @@ def cam_merge(
 
 def _check_maps(maps: Sequence[Tensor]) -> None:
     if isinstance(maps, Tensor) or not isinstance(maps, (list, tuple)):
-        kind = type(maps)
         hint = "a list of one map is [map]" if isinstance(maps, Tensor) else ""
-        raise TypeError(
-            _check.complaint("cam_merge", "maps", "be a list or tuple of tensors", f"{kind.__module__}.{kind.__qualname__}", hint)
-        )
+        raise TypeError(_check.complaint("cam_merge", "maps", "be a list or tuple of tensors", _check.kind(maps), hint))
     if not 1 <= len(maps) <= MOST_MAPS:
         raise ValueError(_check.complaint("cam_merge", "maps", f"hold 1 to {MOST_MAPS} maps", len(maps)))
     for index, value in enumerate(maps):
@@ -139,12 +137,10 @@ def _check_maps(maps: Sequence[Tensor]) -> None:
         _check.tensor("cam_merge", name, value, "[N, C, h, w]")
         first = maps[0]
         if index == 0:
-            _check.dtype("cam_merge", name, value, _check.FLOATS if value.is_cuda else (*_check.FLOATS, torch.float64))
+            _check.floating("cam_merge", name, value)
         else:
             _check.same("cam_merge", name, value, "maps[0]", first)
-        if value.shape[:2] != first.shape[:2]:
-            expected = f"have shape [N, C, h, w] with N, C of 'maps[0]' {list(first.shape)}"
-            raise ValueError(_check.complaint("cam_merge", name, expected, list(value.shape)))
+        _check.shape("cam_merge", name, value, "[N, C, h, w]", (*first.shape[:2], None, None), "N, C of 'maps[0]'")
         if value.shape[2] < 1 or value.shape[3] < 1:
             raise ValueError(_check.complaint("cam_merge", name, "have at least one row and column", list(value.shape)))
 
@@ -162,37 +158,20 @@ def _check_options(
         raise TypeError(_check.complaint("cam_merge", "flipped", "be a list or tuple of bools", repr(flipped)))
     if len(flipped) != count:
         raise ValueError(_check.complaint("cam_merge", "flipped", f"have one entry a map ({count})", len(flipped)))
-    if not isinstance(size, (list, tuple, torch.Size)) or len(size) != 2 or not all(_whole(side) and side >= 1 for side in size):
+    if not isinstance(size, (list, tuple, torch.Size)) or len(size) != 2 or not all(_check.is_whole(side, 1) for side in size):
         raise ValueError(_check.complaint("cam_merge", "size", "be (H, W), whole numbers, 1 or more", repr(size)))
-    if background is not None and not (_number(background) and 0 <= background < math.inf):
-        raise ValueError(_check.complaint("cam_merge", "background", "be None or a finite number, 0 or more", repr(background)))
-    for name, value in (("eps", eps), ("scale", scale)):
-        if not (_number(value) and 0 < value < math.inf):
-            raise ValueError(_check.complaint("cam_merge", name, "be a finite number above 0", repr(value)))
-    if not (_whole(multiple) and multiple >= 1):
-        raise ValueError(_check.complaint("cam_merge", "multiple", "be a whole number, 1 or more", repr(multiple)))
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if background is not None:
+        _check.number("cam_merge", "background", background, least=0)
+    _check.positive("cam_merge", "eps", eps)
+    _check.positive("cam_merge", "scale", scale)
+    _check.whole("cam_merge", "multiple", multiple, 1)
 
 
 def _check_present(present: Tensor, model: Tensor) -> None:
     _check.tensor("cam_merge", "present", present, "[N, C]")
-    if present.dtype != torch.bool:
-        hint = "labels > 0 makes bools of numbers"
-        raise TypeError(_check.complaint("cam_merge", "present", "be of type bool", _check.short(present.dtype), hint))
-    if present.shape != model.shape[:2]:
-        expected = f"have shape [N, C] = {list(model.shape[:2])}"
-        raise ValueError(_check.complaint("cam_merge", "present", expected, list(present.shape)))
-    if present.device != model.device:
-        raise ValueError(
-            _check.complaint("cam_merge", "present", f"be on the device of the maps ({model.device})", present.device)
-        )
+    _check.dtype("cam_merge", "present", present, (torch.bool,), "labels > 0 makes bools of numbers")
+    _check.shape("cam_merge", "present", present, "[N, C]", model.shape[:2], "N, C of 'maps[0]'")
+    _check.device("cam_merge", "present", present, "maps[0]", model)
 
 
 def _run(

@@ -14,7 +14,6 @@ from wsss_fast.ops._view import Call, empty
 
 __all__ = ["complementary_pair"]
 
-_NAME = "complementary_pair"
 _RULES = ("", "paper", "code")  # the order of wsss::PairRule; "" is published=None
 _TYPES = (*_check.FLOATS, torch.float64, torch.uint8)
 _MAX_GRIDS = 16
@@ -51,30 +50,28 @@ def complementary_pair(
         first, second: [N, C, H, W], contiguous, of the type of `image`.
         share: float32 [N], the part of the pixels that `first` shows; 0 for an image without a counted pixel.
 
-    Gradients go to `image`: each pixel takes the gradient of the image that shows it. On CUDA a label outside -1 to H*W - 1
-    counts as masked; on the CPU it is an error.
+    Gradients go to `image`: each pixel takes the gradient of the image that shows it. Under autocast the input stays as it is.
 
     Raises:
         TypeError: not a tensor, or a type that is not supported.
-        ValueError: shapes, devices, labels, sizes or `hide` that do not fit; both or neither of `segments` and `grid`.
+        ValueError: shapes or devices that do not fit, a setting out of range, both or neither of `segments` and `grid`, or labels
+            outside -1 to H*W - 1: on CUDA, where looking would wait for the device, these count as masked.
         RuntimeError: CUDA tensors with a build that has no CUDA kernels.
     """
-    _check.tensor(_NAME, "image", image, "[N, C, H, W]")
-    _check.dtype(_NAME, "image", image, _TYPES)
-    if (segments is None) == (grid is None):
-        given = "neither" if segments is None else "both"
-        raise ValueError(_check.complaint(_NAME, "segments", "be given, or 'grid', and not both", given))
+    _check.tensor("complementary_pair", "image", image, "[N, C, H, W]")
+    _check.dtype("complementary_pair", "image", image, _TYPES)
+    _check.one_given("complementary_pair", "segments", segments, "grid", grid)
     if segments is not None:
         _check_segments(segments, image)
     sizes = [] if grid is None else _sizes(grid, image)
-    if isinstance(hide, bool) or not isinstance(hide, (int, float)) or not 0 <= hide <= 1:
-        raise ValueError(_check.complaint(_NAME, "hide", "be a number from 0 to 1", repr(hide)))
-    if published not in (None, *_RULES[1:]):
-        raise ValueError(_check.complaint(_NAME, "published", "be None, 'paper' or 'code'", repr(published)))
+    _check.number("complementary_pair", "hide", hide, 0, 1)
+    _check.choice("complementary_pair", "published", published, (None, *_RULES[1:]))
     if generator is not None and (not isinstance(generator, torch.Generator) or generator.device.type != "cpu"):
         hint = "the draw is made of one number of the CPU; torch.Generator() makes such a generator"
-        raise ValueError(_check.complaint(_NAME, "generator", "be None or a torch.Generator of the CPU", repr(generator), hint))
-    impl = _check.implementation(_NAME, impl, image)
+        raise ValueError(
+            _check.complaint("complementary_pair", "generator", "be None or a torch.Generator of the CPU", repr(generator), hint)
+        )
+    impl = _check.implementation("complementary_pair", impl, image)
     seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device="cpu")
     if impl == "reference":
         if segments is not None:
@@ -84,17 +81,11 @@ def complementary_pair(
 
 
 def _check_segments(segments: Tensor, image: Tensor) -> None:
-    _check.tensor(_NAME, "segments", segments, "[N, H, W]")
-    if segments.dtype != torch.int32:
-        raise TypeError(
-            _check.complaint(_NAME, "segments", "be of type int32", _check.short(segments.dtype), "convert it with .int()")
-        )
-    wanted = [image.shape[0], *image.shape[2:]]
-    if list(segments.shape) != wanted:
-        expected = f"have shape [N, H, W] = {wanted}, as 'image' is {list(image.shape)}"
-        raise ValueError(_check.complaint(_NAME, "segments", expected, list(segments.shape)))
-    if segments.device != image.device:
-        raise ValueError(_check.complaint(_NAME, "segments", f"be on the device of 'image' ({image.device})", segments.device))
+    _check.tensor("complementary_pair", "segments", segments, "[N, H, W]")
+    _check.dtype("complementary_pair", "segments", segments, (torch.int32,), "convert it with .int()")
+    n, _, h, w = image.shape
+    _check.shape("complementary_pair", "segments", segments, "[N, H, W]", (n, h, w), "N, H, W of 'image'")
+    _check.device("complementary_pair", "segments", segments, "image", image)
 
 
 def _check_labels(segments: Tensor) -> None:
@@ -104,20 +95,24 @@ def _check_labels(segments: Tensor) -> None:
     if lowest < -1 or highest >= pixels:
         expected = f"hold labels from -1 to H*W - 1 = {pixels - 1}"
         hint = "number the segments of an image 0, 1, ..."
-        raise ValueError(_check.complaint(_NAME, "segments", expected, f"labels from {lowest} to {highest}", hint))
+        raise ValueError(_check.complaint("complementary_pair", "segments", expected, f"labels from {lowest} to {highest}", hint))
 
 
 def _sizes(grid: int | Sequence[int], image: Tensor) -> list[int]:
     sizes = list(grid) if isinstance(grid, (tuple, list)) else [grid]
     if not 1 <= len(sizes) <= _MAX_GRIDS:
-        raise ValueError(_check.complaint(_NAME, "grid", f"name 1 to {_MAX_GRIDS} sizes", f"{len(sizes)} of them"))
+        raise ValueError(_check.complaint("complementary_pair", "grid", f"name 1 to {_MAX_GRIDS} sizes", f"{len(sizes)} of them"))
     h, w = image.shape[2:]
     for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(_check.complaint(_NAME, "grid", "be a whole number, 1 or more, or a sequence of them", repr(grid)))
+        if not _check.is_whole(size, 1):
+            raise ValueError(
+                _check.complaint("complementary_pair", "grid", "be a whole number, 1 or more, or a sequence of them", repr(grid))
+            )
         if h * w > 0 and size > max(h, w):
             expected = f"be no larger than the image ({h} x {w})"
-            raise ValueError(_check.complaint(_NAME, "grid", expected, size, "such a cell would be the whole image"))
+            raise ValueError(
+                _check.complaint("complementary_pair", "grid", expected, size, "such a cell would be the whole image")
+            )
     return sizes
 
 
@@ -125,10 +120,10 @@ def _run(
     image: Tensor, segments: Tensor | None, seed: Tensor, grid: list[int], hide: float, published: str, impl: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, _, h, w = image.shape
-    first, second = (empty(_NAME, name, image.shape, image.dtype, image.device) for name in ("first", "second"))
-    share = empty(_NAME, "share", (n,), torch.float32, image.device)
-    side = empty(_NAME, "side", (n, h, w), torch.uint8, image.device)
-    call = Call(_NAME, impl, image)
+    first, second = (empty("complementary_pair", name, image.shape, image.dtype, image.device) for name in ("first", "second"))
+    share = empty("complementary_pair", "share", (n,), torch.float32, image.device)
+    side = empty("complementary_pair", "side", (n, h, w), torch.uint8, image.device)
+    call = Call("complementary_pair", impl, image)
     segments = None if segments is None else segments.contiguous()
     views = call.view(image), call.view(segments)
     options = grid, hide, _RULES.index(published), int(seed)
@@ -169,4 +164,4 @@ _library.define(
     _run,
     _fake,
 )
-_library.differentiable(_NAME, _differentiate, _save)
+_library.differentiable("complementary_pair", _differentiate, _save)

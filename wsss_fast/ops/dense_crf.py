@@ -51,23 +51,27 @@ def dense_crf(
     with the message is subtracted, as in pydensecrf (so that the number w equals the matrix -w I). Matrices are made symmetric.
 
     Returns:
-        Q, [N, L, H, W], of the type of the input; computed in float32. No gradient.
+        Q, [N, L, H, W], contiguous, of the type of the input. All types are computed in float32.
+
+    No gradient: this is a step of inference. Under autocast the input stays as it is. NaN and Inf are refused.
 
     Raises:
-        TypeError, ValueError: naming the argument. RuntimeError: as for every operation.
+        TypeError: not a tensor, or a type that is not supported.
+        ValueError: shapes or devices that do not fit, a setting out of range, both or neither of `probability` and `unary`, or
+            numbers that are not finite: on CUDA, where looking would wait for the device, these are not looked for.
+        RuntimeError: CUDA tensors with a build that has no CUDA kernels.
     """
-    if (probability is None) == (unary is None):
-        given = "both" if probability is not None else "neither"
-        raise ValueError(_check.complaint("dense_crf", "probability", "be given, or 'unary', and not both", given))
+    _check.one_given("dense_crf", "probability", probability, "unary", unary)
     name = "unary" if probability is None else "probability"
     source = unary if probability is None else probability
     _check.tensor("dense_crf", name, source, "[N, L, H, W]")
     _check.dtype("dense_crf", name, source, (*_check.FLOATS, torch.float64))
-    _check_image(image, name, source)
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
-        raise ValueError(_check.complaint("dense_crf", "iterations", "be a whole number, 0 or more", iterations))
-    if kernel not in ("lattice", "exact"):
-        raise ValueError(_check.complaint("dense_crf", "kernel", "be 'lattice' or 'exact'", repr(kernel)))
+    _check.photo("dense_crf", "image", image)
+    n, _, h, w = source.shape
+    _check.shape("dense_crf", "image", image, "[N, 3, H, W]", (n, 3, h, w), f"N, H, W of '{name}'")
+    _check.device("dense_crf", "image", image, name, source)
+    _check.whole("dense_crf", "iterations", iterations, 0)
+    _check.choice("dense_crf", "kernel", kernel, ("lattice", "exact"))
     impl = _check.implementation("dense_crf", impl, source)
     values = source.detach().to(torch.promote_types(source.dtype, torch.float32) if impl == "reference" else torch.float32)
     terms = _terms(source, gaussian, bilateral)
@@ -80,20 +84,6 @@ def dense_crf(
     if kernel == "exact":
         return _reference.exact(energy, image, terms, iterations).to(source.dtype)
     return _reference.dense_crf(energy, *others).to(source.dtype)
-
-
-def _check_image(image: Tensor | None, name: str, source: Tensor) -> None:
-    _check.tensor("dense_crf", "image", image, "[N, 3, H, W]")
-    if image.dtype != torch.uint8:
-        hint = "colours are 0 to 255; (image * 255).round().to(torch.uint8) turns an image in [0, 1] into them"
-        raise TypeError(_check.complaint("dense_crf", "image", "be of type uint8", _check.short(image.dtype), hint))
-    wanted = (source.shape[0], 3, *source.shape[2:])
-    if tuple(image.shape) != wanted:
-        hint = "channels come first: image.permute(2, 0, 1)" if image.shape[-1] == 3 and image.shape[1] != 3 else ""
-        expected = f"have shape [N, 3, H, W] = {list(wanted)}, as '{name}' is {list(source.shape)}"
-        raise ValueError(_check.complaint("dense_crf", "image", expected, list(image.shape), hint))
-    if image.device != source.device:
-        raise ValueError(_check.complaint("dense_crf", "image", f"be on the device of '{name}' ({source.device})", image.device))
 
 
 def _check_finite(name: str, energy: Tensor) -> None:
@@ -114,8 +104,7 @@ def _terms(
         sxy, *colour, compat = term
         pair = tuple(sxy) if isinstance(sxy, (tuple, list)) else (sxy, sxy)
         sigmas = (*pair, *colour)
-        good = len(pair) == 2 and all(isinstance(s, (int, float)) and 0 < s < math.inf for s in sigmas)
-        if not good:
+        if len(pair) != 2 or not all(_check.is_number(s) and 0 < s < math.inf for s in sigmas):
             raise ValueError(_check.complaint("dense_crf", name, f"be {form} with finite sigmas above 0", repr(term)))
         h, w = source.shape[2:]
         if max(w / pair[0], h / pair[1], 255 / colour[0] if colour else 0) > 2**20:  # float32 could no longer part neighbours
@@ -127,9 +116,7 @@ def _terms(
 def _compatibility(name: str, compat: Compatibility, source: Tensor) -> Tensor:
     labels = source.shape[1]
     matrix = torch.as_tensor(compat, dtype=torch.float32, device=source.device)
-    looked_at = (
-        matrix.device.type == "cpu" and not torch.compiler.is_compiling()
-    )  # elsewhere it would have to wait for the device
+    looked_at = matrix.device.type == "cpu" and not torch.compiler.is_compiling()  # elsewhere it would wait for the device
     if looked_at and not bool(matrix.isfinite().all()):
         raise ValueError(_check.complaint("dense_crf", name, "hold a finite compat", repr(compat)))
     if matrix.dim() == 0:

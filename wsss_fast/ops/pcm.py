@@ -46,12 +46,10 @@ def pcm(cam: Tensor, feature: Tensor, eps: float = 1e-5, *, impl: str | None = N
     _check.tensor("pcm", "feature", feature, "[N, D, H, W]")
     cam, feature = _library.autocast(cam, feature)
     _check.same("pcm", "feature", feature, "cam", cam)
-    _check.dtype("pcm", "cam", cam, _check.FLOATS if cam.is_cuda else (*_check.FLOATS, torch.float64))
-    if cam.shape[0] != feature.shape[0] or cam.shape[2:] != feature.shape[2:]:
-        expected = f"have shape [N, D, H, W] with N, H, W of 'cam' {list(cam.shape)}"
-        raise ValueError(_check.complaint("pcm", "feature", expected, list(feature.shape)))
-    if not 0 <= eps < float("inf"):
-        raise ValueError(_check.complaint("pcm", "eps", "be a finite number, 0 or more", eps))
+    _check.floating("pcm", "cam", cam)
+    n, _, h, w = cam.shape
+    _check.shape("pcm", "feature", feature, "[N, D, H, W]", (n, None, h, w), "N, H, W of 'cam'")
+    _check.number("pcm", "eps", eps, least=0)
     impl = _check.implementation("pcm", impl, cam)
     if impl == "reference":
         return _reference(cam, feature, eps)

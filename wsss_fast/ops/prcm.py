@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,8 +13,6 @@ from wsss_fast.ops._view import Call, empty
 from wsss_fast.ops.pcm import pcm
 
 __all__ = ["pcm_prcm", "prcm"]
-
-_AXES, _KEY_LAYOUTS = ("positions", "classes"), ("transpose", "view")
 
 
 def prcm(
@@ -109,22 +106,18 @@ def _prcm(
     cam, x, query, phi = _library.autocast(cam, x, query, phi)
     for name, value in (("x", x), (query_name, query), ("phi", phi)):
         _check.same("prcm", name, value, "cam", cam)
-    _check.dtype("prcm", "cam", cam, _check.FLOATS if cam.is_cuda else (*_check.FLOATS, torch.float64))
-    for name, channels, value in (("x", "C1", x), (query_name, "C2", query)):
-        if cam.shape[0] != value.shape[0] or cam.shape[2:] != value.shape[2:]:
-            expected = f"have shape [N, {channels}, H, W] with N, H, W of 'cam' {list(cam.shape)}"
-            raise ValueError(_check.complaint("prcm", name, expected, list(value.shape)))
-    if phi.shape != (query.shape[1], x.shape[1]):
-        expected = f"have shape [C2, C1] = {[query.shape[1], x.shape[1]]}, the channels of '{query_name}' and of 'x'"
-        hint = "phi.T" if phi.shape == (x.shape[1], query.shape[1]) else ""
-        raise ValueError(_check.complaint("prcm", "phi", expected, list(phi.shape), hint))
+    _check.floating("prcm", "cam", cam)
+    n, c, h, w = cam.shape
+    _check.shape("prcm", "x", x, "[N, C1, H, W]", (n, None, h, w), "N, H, W of 'cam'")
+    _check.shape("prcm", query_name, query, "[N, C2, H, W]", (n, None, h, w), "N, H, W of 'cam'")
+    channels = (query.shape[1], x.shape[1])
+    hint = "phi.T" if phi.shape == channels[::-1] else ""
+    _check.shape("prcm", "phi", phi, "[C2, C1]", channels, f"the channels of '{query_name}' and of 'x'", hint)
     if scale is None:
-        scale = max(cam.shape[1], 1) ** -0.5
-    if not math.isfinite(scale):
-        raise ValueError(_check.complaint("prcm", "scale", "be a finite number", scale))
-    for name, value, known in (("axis", axis, _AXES), ("layout", layout, _KEY_LAYOUTS)):
-        if value not in known:
-            raise ValueError(_check.complaint("prcm", name, f"be one of {', '.join(known)}", repr(value)))
+        scale = max(c, 1) ** -0.5
+    _check.number("prcm", "scale", scale)
+    _check.choice("prcm", "axis", axis, ("positions", "classes"))
+    _check.choice("prcm", "layout", layout, ("transpose", "view"))
     impl = _check.implementation("prcm", impl, cam)
     if impl == "reference":
         return _reference(cam, x, query.relu() if rectify else query, phi, scale, axis, layout)

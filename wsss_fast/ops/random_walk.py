@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wsss_fast.ops import _check, _library
-from wsss_fast.ops._reference.half_disc import half_disc
+from wsss_fast.ops._reference.half_disc import MAX_RADIUS, half_disc
 from wsss_fast.ops._reference.random_walk import random_walk as _reference
 from wsss_fast.ops._reference.random_walk import windows
 from wsss_fast.ops._view import Call, empty
 
 __all__ = ["random_walk"]
 
-MAX_RADIUS = 32  # wsss::kMaxAffinityRadius in csrc/affinity/half_disc.h
 MAX_STEPS = 2**31 - 1
 
 
@@ -56,56 +54,40 @@ def random_walk(
         impl: None (by device), "reference", "cpu", "simt" or "cuda".
 
     Returns:
-        [N, C, H, W], contiguous, of the type of `cam`; computed in float32 (float64 for float64, which is for the CPU). No
-        gradient: the walk is for inference. Under autocast the inputs are taken in float32.
+        [N, C, H, W], contiguous, of the type of `cam`. float16 and bfloat16 are computed in float32; float64 is for the CPU.
 
-    A constant map stays as it is, and so does sum_j d_j out_j (not the plain sum: columns of T sum to 1, rows do not). A pixel
-    without neighbours keeps its value. NaN or Inf in `cam` spreads in its own row, radius - 1 pixels a step at most.
+    No gradient: this is a step of inference. Under autocast the inputs are taken in float32, as for a power. A NaN or Inf in
+    `cam` spreads in its own row, radius - 1 pixels a step at most. A constant map stays as it is, and so does sum_j d_j out_j
+    (not the plain sum: columns of T sum to 1, rows do not). A pixel without neighbours keeps its value.
 
     Raises:
-        TypeError, ValueError: naming the argument. Affinities outside [0, 1] are refused on the CPU; on CUDA, where looking would
-            wait for the device, they are not looked for, and the result is meaningless.
-        RuntimeError: as for every operation.
+        TypeError: not a tensor, a type that is not supported, or two types.
+        ValueError: shapes or devices that do not fit, a setting out of range, or affinities outside [0, 1]: on CUDA, where
+            looking would wait for the device, these are not looked for, and the result is meaningless.
+        RuntimeError: CUDA tensors with a build that has no CUDA kernels.
     """
     _check.tensor("random_walk", "cam", cam, "[N, C, H, W]")
     _check.tensor("random_walk", "affinity", affinity, "[N, E, H, W]")
-    cam, affinity = _wide_under_autocast(cam.detach(), affinity.detach())
+    # 16-bit affinities to the power of 8 would keep two digits
+    cam, affinity = _library.autocast(cam.detach(), affinity.detach(), to=torch.float32)
     _check.same("random_walk", "affinity", affinity, "cam", cam)
-    _check.dtype("random_walk", "cam", cam, _check.FLOATS if cam.is_cuda else (*_check.FLOATS, torch.float64))
-    if not _is_whole(radius) or not 1 <= radius <= MAX_RADIUS:
-        raise ValueError(_check.complaint("random_walk", "radius", f"be a whole number from 1 to {MAX_RADIUS}", radius))
-    wanted = [cam.shape[0], len(half_disc(radius)), *cam.shape[2:]]
-    if list(affinity.shape) != wanted:
-        expected = f"have shape [N, E, H, W] = {wanted}: N, H, W of 'cam', E for radius {radius}"
-        raise ValueError(_check.complaint("random_walk", "affinity", expected, list(affinity.shape)))
-    if not 0 <= beta < math.inf:
-        raise ValueError(_check.complaint("random_walk", "beta", "be a finite number, 0 or more", beta))
-    if not _is_whole(steps) or not 0 <= steps <= MAX_STEPS:
-        raise ValueError(_check.complaint("random_walk", "steps", f"be a whole number from 0 to {MAX_STEPS}", steps))
-    if mode not in ("exact", "chebyshev"):
-        raise ValueError(_check.complaint("random_walk", "mode", "be 'exact' or 'chebyshev'", repr(mode)))
-    if not 0 <= tolerance < 1:
-        raise ValueError(_check.complaint("random_walk", "tolerance", "be a number from 0 to below 1", tolerance))
-    if border not in ("full", "published"):
-        raise ValueError(_check.complaint("random_walk", "border", "be 'full' or 'published'", repr(border)))
+    _check.floating("random_walk", "cam", cam)
+    _check.whole("random_walk", "radius", radius, 1, MAX_RADIUS)
+    wanted = (cam.shape[0], len(half_disc(radius)), *cam.shape[2:])
+    why = f"N, H, W of 'cam', E for radius {radius}"
+    _check.shape("random_walk", "affinity", affinity, "[N, E, H, W]", wanted, why)
+    _check.number("random_walk", "beta", beta, least=0)
+    _check.whole("random_walk", "steps", steps, 0, MAX_STEPS)
+    _check.choice("random_walk", "mode", mode, ("exact", "chebyshev"))
+    if not (_check.is_number(tolerance) and 0 <= tolerance < 1):
+        raise ValueError(_check.complaint("random_walk", "tolerance", "be a number from 0 to below 1", repr(tolerance)))
+    _check.choice("random_walk", "border", border, ("full", "published"))
     impl = _check.implementation("random_walk", impl, cam)
     if impl == "reference":
         _check_range(affinity, radius)
         return _reference(cam, affinity, radius, beta, steps, mode, tolerance, border)
     chebyshev, published = mode == "chebyshev", border == "published"
     return torch.ops.wsss_fast.random_walk(cam, affinity, radius, beta, steps, chebyshev, tolerance, published, impl)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _wide_under_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """As autocast does with torch.pow: 16-bit affinities to the power of 8 would keep two digits."""
-    device = tensors[0].device.type
-    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
-        return tensors
-    return tuple(tensor.float() if tensor.dtype in _check.FLOATS else tensor for tensor in tensors)
 
 
 def _check_range(affinity: Tensor, radius: int) -> None:

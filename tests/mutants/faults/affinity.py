@@ -5,7 +5,7 @@ from __future__ import annotations
 from faults._fault import Fault
 
 AFFINITY_TESTS = "tests/ops/test_affinity.py"
-AFFINITY = (f"{AFFINITY_TESTS}::test_forward_and_gradient",)
+AFFINITY = (f"{AFFINITY_TESTS}::test_forward_and_gradients",)
 AFFINITY_CPU = "csrc/affinity/affinity_cpu_body.h"
 AFFINITY_CUDA = "csrc/affinity/affinity_cuda.cu"
 EDGE_AFFINITY = "csrc/affinity/edge_affinity_cpu_body.h"

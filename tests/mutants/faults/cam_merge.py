@@ -14,7 +14,7 @@ FAULTS = (
         CAM,
         "const int64_t step = flip ? -map.stride[3] : map.stride[3];",
         "const int64_t step = flip ? 0 : map.stride[3];",
-        (f"{CAM_TESTS}::test_by_hand",),
+        (f"{CAM_TESTS}::test_definition_by_hand",),
     ),
     Fault(
         "cam-maximum-of-a-lane",

@@ -13,7 +13,7 @@ FAULTS = (
         "csrc/complementary/complementary_cpu.cpp",
         "limit = uint64_t{numbers[hidden - 1]} + 1;",
         "limit = uint64_t{numbers[hidden - 1]};",
-        (f"{PAIR}::test_definition", f"{PAIR}::test_many_cells"),
+        (f"{PAIR}::test_against_the_definition", f"{PAIR}::test_many_cells"),
     ),
     Fault(
         "pair-masked-counted",
@@ -21,7 +21,7 @@ FAULTS = (
         "csrc/complementary/complementary_cpu.cpp",
         "block.counted += w - masked;",
         "block.counted += w;",
-        (f"{PAIR}::test_definition",),
+        (f"{PAIR}::test_against_the_definition",),
     ),
     Fault(
         "cuda-pair-digit-order",

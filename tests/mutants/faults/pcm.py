@@ -169,8 +169,8 @@ FAULTS = (
         "inverted-mask",
         "the gradient passes where the affinity was cut off, and nowhere else",
         "csrc/common/tile_product.h",
-        "*c = *c == 0 ? V{} : value;",
-        "*c = *c == 0 ? value : V{};",
+        "value = before == 0 ? V{} : value;",
+        "value = before == 0 ? value : V{};",
         GRADIENTS,
     ),
     Fault(

@@ -6,6 +6,7 @@ from faults._fault import Fault
 
 PRCM = "tests/ops/test_prcm.py"
 PRCM_CPU = "csrc/prcm/prcm_cpu_body.h"
+PRCM_CPU_BACKWARD = "csrc/prcm/prcm_cpu_backward_body.h"
 
 FAULTS = (
     Fault(
@@ -19,7 +20,7 @@ FAULTS = (
     Fault(
         "prcm-open-mask",
         "the gradient of phi passes where the key's ReLU was closed",
-        PRCM_CPU,
+        PRCM_CPU_BACKWARD,
         "gradient[i] = key[i] <= 0 ? 0 : product[d * work.width + c];",
         "gradient[i] = product[d * work.width + c];",
         (f"{PRCM}::test_gradients_by_hand",),
@@ -35,7 +36,7 @@ FAULTS = (
     Fault(
         "prcm-wrong-axis",
         "the gradient subtracts the sum over pixels where the gate sums to 1 over classes",
-        PRCM_CPU,
+        PRCM_CPU_BACKWARD,
         "if (!work.options.over_classes) std::fill(inner",
         "if (work.options.over_classes) std::fill(inner",
         (f"{PRCM}::test_forward_and_gradients",),

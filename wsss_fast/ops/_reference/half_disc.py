@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MAX_RADIUS = 32  # wsss::kMaxAffinityRadius in csrc/affinity/half_disc.h
+
 
 def half_disc(radius: int) -> list[tuple[int, int]]:
     """Row 0 to the right of the centre, then the rows below it from left to right: 34 offsets for radius 5, 152 for 10."""
