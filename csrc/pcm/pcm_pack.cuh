@@ -23,22 +23,22 @@ using WarpSums = float[kPackWarps][kPixelGroup];
 // Up to 192 channels of 32 pixels: a lane is a pixel, the warps share the channels; channels from `count` on are 0.
 constexpr int kBatch = kDepthBlock / kPackWarps;
 template <class T>
-__device__ __forceinline__ void read_channels(float (&value)[kBatch], const T* pixel, int64_t channel, int64_t count,
+__device__ __forceinline__ void read_channels(float (&value)[kBatch], const T* pixel, int64_t stride, int64_t count,
                                               bool inside) {
     const int warp = threadIdx.x >> 5;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {  // all loads start before the first is used: one trip to memory
         const int channel = warp + i * kPackWarps;
-        value[i] = inside && channel < count ? to_float(pixel[channel * channel]) : 0.0f;
+        value[i] = inside && channel < count ? to_float(pixel[channel * stride]) : 0.0f;
     }
 }
 
 // The same into a tile; returns the sum of squares read.
 template <class T>
-__device__ __forceinline__ float load_pixels(PixelTile& tile, const T* pixel, int64_t channel, int64_t count, bool inside) {
+__device__ __forceinline__ float load_pixels(PixelTile& tile, const T* pixel, int64_t stride, int64_t count, bool inside) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     float value[kBatch];
-    read_channels(value, pixel, channel, count, inside);
+    read_channels(value, pixel, stride, count, inside);
     float squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
