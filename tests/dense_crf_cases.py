@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pydensecrf.densecrf as published
 import torch
-from helpers import Implementation, threads
+from helpers import Implementation
 from skimage import data
 from torch import Tensor
 
@@ -62,8 +62,7 @@ def planar(images: np.ndarray) -> Tensor:
 
 def wide(probability: Tensor, image: Tensor, **settings) -> Tensor:
     """The definition in float64."""
-    with threads(1):
-        return ops.dense_crf(probability.cpu().double(), image.cpu(), impl="reference", **settings)
+    return ops.dense_crf(probability.cpu().double(), image.cpu(), impl="reference", **settings)
 
 
 def furthest(got: Tensor, expected: Tensor) -> float:

@@ -19,7 +19,7 @@ from dense_crf_cases import (
     planar,
     wide,
 )
-from helpers import Implementation, threads
+from helpers import Implementation
 from torch import Tensor
 
 from wsss_fast import ops
@@ -276,8 +276,7 @@ def operator(impl: Implementation, unary, features, compats, normalisations, ite
 def in_float64(unary, features, compats, normalisations, iterations, initial=None, message=False) -> Tensor:
     unary, initial = unary.cpu().double(), None if initial is None else initial.cpu().double()
     features, compats = ([x.cpu() for x in some] for some in (features, compats))
-    with threads(1):
-        return definition.dense_crf(unary, features, compats, normalisations, iterations, initial, message)
+    return definition.dense_crf(unary, features, compats, normalisations, iterations, initial, message)
 
 
 @pytest.mark.parametrize("dims", [0, 1, 2, 3, 4, 5, 6])
