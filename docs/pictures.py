@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes the pictures of these pages: python docs/pictures.py
 
-Needs the extra `demo`. The photos are scikit-image's `chelsea` by Stefan van der Walt and `coffee` by Rachel Michetti (CC0: no rights
-reserved).
+Needs the extra `demo`. The photos are scikit-image's `chelsea` by Stefan van der Walt and `coffee` by Rachel Michetti (CC0: no
+rights reserved).
 """
 
 from __future__ import annotations

@@ -35,10 +35,10 @@ __device__ __forceinline__ void read_channels(float (&value)[kBatch], const T* p
 
 // The same into a tile; returns the sum of squares read.
 template <class T>
-__device__ __forceinline__ float load_pixels(PixelTile& tile, const T* pixel, int64_t channel, int64_t count, bool inside) {
+__device__ __forceinline__ float load_pixels(PixelTile& tile, const T* pixel, int64_t stride, int64_t count, bool inside) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     float value[kBatch];
-    read_channels(value, pixel, channel, count, inside);
+    read_channels(value, pixel, stride, count, inside);
     float squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
