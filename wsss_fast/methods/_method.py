@@ -35,8 +35,7 @@ class Method:
     def _describe(self, backbone: str, num_classes: int, published: str | None) -> None:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"{self.name}: 'num_classes' must be a whole number, 1 or more (objects), got {num_classes!r}")
-        if published not in PUBLISHED:
-            raise ValueError(f"{self.name}: 'published' must be None, 'paper' or 'code', got {published!r}")
+        check_published(self.name, published)
         self.num_classes = num_classes
         self.published = published
         self.backbone_name = backbone
@@ -57,6 +56,11 @@ class Method:
     def objects(maps: Tensor) -> Tensor:
         """The maps of the object classes, [N, C, h, w], out of what ``forward_cam`` gives, as they are merged."""
         return maps
+
+
+def check_published(name: str, published: str | None) -> None:
+    if published not in PUBLISHED:
+        raise ValueError(f"{name}: 'published' must be None, 'paper' or 'code', got {published!r}")
 
 
 def classifier(inputs: int, outputs: int) -> nn.Conv2d:

@@ -5,6 +5,7 @@ planes of pair affinities [N, E, h, w] for ``ops.random_walk``; the pairs of the
 ``ops.affinity_pairs`` of them.
 
 ``published="paper"``: exp of minus the sum of the differences over channels; the code, and the default, take the mean.
+``published="code"``: the loss takes the pairs of `ops.affinity_pairs` alone.
 """
 
 from __future__ import annotations
@@ -14,13 +15,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsss_fast import ops
-from wsss_fast.methods._method import Method, embedding, projection
+from wsss_fast.methods._method import Method, check_published, embedding, projection
+from wsss_fast.methods.losses import affinitynet_pairs
 from wsss_fast.nets.resnet38 import ResNet38
 from wsss_fast.nets.vgg16 import VGG16PSA
 
 # branch → tap, channels, groups of its normalisation (VGG16 alone)
 BRANCHES = {"f8_3": ("conv4", 64, 8), "f8_4": ("conv5", 128, 16), "f8_5": ("conv6", 256, 32)}
 CHANNELS = 64 + 128 + 256
+
+
+def losses(planes: Tensor, labels: Tensor, published: str | None = None, radius: int = 5) -> dict[str, Tensor]:
+    """The terms of a step: ``pairs`` (`affinitynet_pairs`), which is the ``total``.
+
+    Args:
+        planes: [N, E, h, w], of ``forward``.
+        labels: integers [N, h, w] on the grid of the planes; 0 is the background, 255 is ignored.
+        published: "code" leaves out pairs near the border, as released (about 14 % of them at 56 x 56).
+        radius: of the network.
+    """
+    check_published("affinitynet.losses", published)
+    pairs = affinitynet_pairs(planes, labels, radius, "published" if published == "code" else "full")
+    return {"pairs": pairs, "total": pairs}
 
 
 class AffinityNet(Method):

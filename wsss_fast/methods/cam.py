@@ -12,11 +12,25 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wsss_fast.methods._method import Method, classifier
+from wsss_fast.methods._method import Method, check_published, classifier
+from wsss_fast.methods.losses import soft_margin
 from wsss_fast.nets.efficientnet import EfficientNetLite0
 from wsss_fast.nets.resnet import ResNet
 from wsss_fast.nets.resnet38 import ResNet38
 from wsss_fast.nets.vgg16 import VGG16PSA
+
+
+def losses(scores: Tensor, labels: Tensor, published: str | None = None) -> dict[str, Tensor]:
+    """The terms of a step: ``classification`` (`soft_margin`), which is the ``total``.
+
+    Args:
+        scores: [N, C], of ``forward``.
+        labels: [N, C], 1 for a class in the image, else 0.
+        published: changes nothing.
+    """
+    check_published("cam.losses", published)
+    classification = soft_margin(scores, labels)
+    return {"classification": classification, "total": classification}
 
 
 class Cam(Method):

@@ -15,21 +15,100 @@ None       transposed    positions                  (1 + C)^-.5
 
 In the released code the matrix of keys is viewed in the shape of its transpose, which mixes channels into classes. The paper
 names no axis and no scale; over positions the gate averages 1 / (h w), so that the term is small beside PCM.
+
+In the losses (`losses`):
+
+=========  ===============  =============================  ===========  ===============================
+published  background map   target of CPCR                 min pooling  image of which a part shows none
+=========  ===============  =============================  ===========  ===============================
+None       times the share  strongest channel of a place   yes          that part is not classified
+"paper"    times the share  all channels                   no           classified
+"code"     set afterwards   strongest channel of a place   yes          classified
+=========  ===============  =============================  ===========  ===============================
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from wsss_fast import ops
-from wsss_fast.methods import _method
+from wsss_fast.methods import _maps, _method
+from wsss_fast.methods.losses import cpn_cpcr, cpn_tcp, min_pooling, soft_margin
 from wsss_fast.methods.seam import Seam
+from wsss_fast.ops import _check
 
 PRCM = {
     None: {"axis": "positions", "layout": "transpose"},
     "paper": {"axis": "classes", "layout": "transpose", "scale": 1.0},
     "code": {"axis": "positions", "layout": "view"},
 }
+
+
+def losses(
+    whole: tuple[Tensor, Tensor],
+    first: tuple[Tensor, Tensor],
+    second: tuple[Tensor, Tensor],
+    share: Tensor,
+    labels: Tensor,
+    published: str | None = None,
+) -> dict[str, Tensor]:
+    """The terms of a step, and their sum. W, F, S are the maps of `whole`, `first` and `second` after `max_norm`, 0 in classes
+    that are not in the image, F times share, S times (1 - share); raw, and with ~ refined::
+
+        classification = 1/3 sum over the three of soft_margin(mean over places of the objects' raw maps)
+        min_pooling = 1/3 sum over the three of min_pooling(refined)                             (not with "paper")
+        tcp_raw = cpn_tcp(W, F, S), which moves W alone
+        tcp_refined = cpn_tcp(W~, F~, S~), which moves all three
+        cpcr = cpn_cpcr(W, F, S~) + cpn_cpcr(W, S, F~),
+               the background channels being what the strongest object leaves of 1
+        total = classification + min_pooling + tcp_raw + tcp_refined + cpcr
+
+    With None and "paper" the background is taken before the maps are multiplied by their share, so that those of the two
+    parts can add up to that of the whole; with "code" it is 1 - max of the maps times their share.
+
+    Args:
+        whole, first, second: raw and refined maps of the image and of its two complementary parts, [N, 1 + C, H, W] each.
+        share: [N], the part of the image that `first` shows, of ``ops.complementary_pair``.
+        labels: [N, C], 1 for a class in the image, else 0.
+        published: None, "paper" or "code", see the head of this file. A part that shows nothing of an image (share 0 or 1) has
+            nothing to be classified by: with None it is left out.
+    """
+    _method.check_published("cpn.losses", published)
+    views = [_maps.check_pair("cpn.losses", *view) for view in (("whole", whole), ("first", first), ("second", second))]
+    for name, view in zip(("first", "second"), views[1:], strict=True):
+        _maps.check_like("cpn.losses", name, view[0], "whole", views[0][0])
+    n, channels = views[0][0].shape[:2]
+    _maps.check_labels("cpn.losses", labels, n, channels - 1)
+    if not isinstance(share, Tensor) or list(share.shape) != [n]:
+        got = list(share.shape) if isinstance(share, Tensor) else type(share).__name__
+        raise ValueError(_check.complaint("cpn.losses", "share", f"have shape [N] = {[n]}", got))
+    share = share.to(views[0][0].dtype)
+    shares = torch.ones_like(share), share, 1 - share
+    present = _maps.with_background(labels)
+    pooled, normalised = [], []
+    for view, part in zip(views, shares, strict=True):
+        shown = (part > 0).to(part.dtype) if published is None else None
+        pooled.append(soft_margin(view[0][:, 1:].mean(dim=(2, 3)), labels, shown))
+        normalised.append([_times_share(_maps.keep(_maps.max_norm(x), present), part, published) for x in view])
+    (w, w_refined), (f, f_refined), (s, s_refined) = normalised
+    strongest = published != "paper"
+    terms = {
+        "classification": sum(pooled) / 3,
+        "tcp_raw": cpn_tcp(w, f.detach(), s.detach()),
+        "tcp_refined": cpn_tcp(w_refined, f_refined, s_refined),
+        "cpcr": cpn_cpcr(w, f, s_refined, labels, strongest) + cpn_cpcr(w, s, f_refined, labels, strongest),
+    }
+    if published != "paper":
+        terms["min_pooling"] = sum(min_pooling(view[1], labels) for view in views) / 3
+    return {**terms, "total": sum(terms.values())}
+
+
+def _times_share(maps: Tensor, share: Tensor, published: str | None) -> Tensor:
+    share = share[:, None, None, None]
+    if published == "code":
+        return _maps.set_background(maps * share)
+    return _maps.set_background(maps) * share
 
 
 class Cpn(Seam):

@@ -2,17 +2,42 @@
 
 Lee et al., "Railroad is not a Train: Saliency as Pseudo-pixel Supervision for Weakly Supervised Semantic Segmentation". The
 background is the last channel. ``forward`` gives the image's scores [N, C + 1] (the mean over places) and the logits [N, C +
-1, h, w]; ``forward_cam`` the logits. The loss is ``losses.eps_saliency``.
+1, h, w]; ``forward_cam`` the logits.
 
-``published`` changes nothing in the forward pass.
+``published`` changes nothing in the forward pass and in the losses.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from wsss_fast.methods._method import Method, classifier
+from wsss_fast.methods._method import Method, check_published, classifier
+from wsss_fast.methods.losses import eps_saliency, soft_margin
 from wsss_fast.nets.resnet38 import ResNet38
+
+
+def losses(
+    output: tuple[Tensor, Tensor],
+    saliency: Tensor,
+    labels: Tensor,
+    published: str | None = None,
+    tau: float = 0.4,
+    lam: float = 0.5,
+) -> dict[str, Tensor]:
+    """The terms of a step, ``classification`` (`soft_margin` of the objects' scores) and ``saliency`` (`eps_saliency`), and the
+    ``total``, their sum.
+
+    Args:
+        output: scores [N, C + 1] and logits [N, C + 1, h, w], of ``forward``; the score of the background is not used.
+        saliency: [N, 1, H, W], from 0 to 1; brought to the size of the logits (nearest).
+        labels: [N, C], 1 for a class in the image, else 0.
+        published: changes nothing.
+        tau, lam: of `eps_saliency`; ``lam`` is 0.9 for COCO.
+    """
+    check_published("eps.losses", published)
+    scores, logits = output
+    terms = {"classification": soft_margin(scores[:, :-1], labels), "saliency": eps_saliency(logits, saliency, labels, tau, lam)}
+    return {**terms, "total": sum(terms.values())}
 
 
 class Eps(Method, ResNet38):

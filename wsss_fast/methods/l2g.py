@@ -6,16 +6,108 @@ maps are fc8(conv6) + fc8(conv6 A). fc8 is linear and has no bias, so with K = f
 place of 4,096 features. ``forward`` gives the maps [N, C + 1, h, w] and the scores [N, C] (the mean of the objects' maps over
 places); ``forward_cam`` the maps.
 
-``published`` changes nothing in the forward pass.
+``published`` changes nothing in the forward pass. In the losses (`losses`), "code" cuts the maps of the global network by
+RoIAlign half a cell off, as released; "paper" teaches the attention itself in patches without a salient place.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wsss_fast import ops
-from wsss_fast.methods import _method
+from wsss_fast.methods import _maps, _method
+from wsss_fast.methods.losses import check_saliency, l2g_transfer, soft_margin
+from wsss_fast.methods.roi_align import roi_align
 from wsss_fast.nets.resnet38 import ResNet38
+from wsss_fast.ops import _check
+
+
+def target(
+    maps: Tensor,
+    labels: Tensor,
+    saliency: Tensor | None = None,
+    threshold: float = 0.001,
+    binary_background: bool = True,
+    published: str | None = None,
+) -> Tensor:
+    """What the local network teaches about patches. From its maps, without gradient:
+
+    1. negative values are 0, each channel of a patch is divided by its largest value + 1e-8;
+    2. classes that are not in the image are 0, the background stays;
+    3. at each place the largest channel keeps its value (the first of equal ones), the others are 0: T.
+
+    Without `saliency` this is the target. With s, the saliency on the grid of the maps (nearest)::
+
+        target_c = [T_c > threshold] s               objects
+        target_C = [T_C > threshold] (1 - s)         background; T_C (1 - s) without `binary_background`
+
+    Args:
+        maps: [R, C + 1, h, w], the background last.
+        labels: [R, C], of the whole image that a patch was cut from.
+        saliency: [R, 1, H, W], from 0 to 1, cut as the patches.
+        threshold: 0.001 on VOC, 0.1 on COCO.
+        binary_background: False in the released code for COCO.
+        published: "paper": a patch without a salient place (s = 0 everywhere) keeps T.
+    """
+    _method.check_published("l2g.target", published)
+    _maps.check_maps("l2g.target", "maps", maps, "[R, C + 1, h, w]")
+    _maps.check_labels("l2g.target", labels, maps.shape[0], maps.shape[1] - 1)
+    t = _maps.exact(maps.detach()).relu()
+    t = t / (t.amax(dim=(2, 3), keepdim=True) + 1e-8)
+    t = torch.cat([_maps.keep(t[:, :-1], labels[:, :, None, None] > 0.5), t[:, -1:]], dim=1)
+    value, winner = t.max(dim=1, keepdim=True)
+    t = torch.zeros_like(t).scatter_(1, winner, value)
+    if saliency is None:
+        return t
+    check_saliency("l2g.target", saliency, len(maps))
+    s = functional.interpolate(saliency.to(t.dtype), t.shape[2:], mode="nearest")
+    # a NaN stays one
+    on = torch.where(t.isnan(), t, (t > threshold).to(t.dtype))
+    shaped = torch.cat([on[:, :-1] * s, (on if binary_background else t)[:, -1:] * (1 - s)], dim=1)
+    if published == "paper":
+        return torch.where((s == 0).all(dim=(1, 2, 3), keepdim=True), t, shaped)
+    return shaped
+
+
+def losses(
+    maps: Tensor,
+    local: tuple[Tensor, Tensor],
+    boxes: Tensor,
+    labels: Tensor,
+    saliency: Tensor | None = None,
+    published: str | None = None,
+    threshold: float = 0.001,
+    binary_background: bool = True,
+    weight: float = 10.0,
+    stride: int = 8,
+) -> dict[str, Tensor]:
+    """The terms of a step, and their sum: ``classification`` (`soft_margin` of the local scores, which moves the local network) +
+    ``transfer`` (`l2g_transfer` of `target`, which moves the global network).
+
+    The scores of the global network take no part: a classification loss on it makes its maps much worse.
+
+    Args:
+        maps: [N, C + 1, h, w], of the global network on whole images.
+        local: maps [R, C + 1, h', w'] and scores [R, C], of the local network on the patches.
+        boxes: [R, 5], rows (image, x1, y1, x2, y2): where each patch lies in its image, in pixels.
+        labels: [N, C], 1 for a class in the image, else 0; a patch has those of its image.
+        saliency: [R, 1, H, W], from 0 to 1, of the patches; None for the transfer without a shape.
+        published: "code" cuts `maps` by `roi_align` half a cell off, None and "paper" place by place; "paper" also see `target`.
+        threshold, binary_background: of `target`. weight: of `l2g_transfer`. stride: pixels a cell of `maps`.
+    """
+    _method.check_published("l2g.losses", published)
+    _maps.check_maps("l2g.losses", "maps", maps, "[N, C + 1, h, w]")
+    _maps.check_labels("l2g.losses", labels, maps.shape[0], maps.shape[1] - 1)
+    taught, scores = local
+    cut = roi_align(_maps.exact(maps), boxes, tuple(taught.shape[2:]), 1 / stride, aligned=published != "code")
+    if len(boxes) != len(taught):
+        raise ValueError(_check.complaint("l2g.losses", "boxes", f"be one for each of {len(taught)} patches", len(boxes)))
+    labels = labels[boxes[:, 0].long().to(labels.device)]
+    goal = target(taught, labels, saliency, threshold, binary_background, published)
+    terms = {"classification": soft_margin(scores, labels), "transfer": l2g_transfer(cut, goal, weight)}
+    return {**terms, "total": sum(terms.values())}
 
 
 class L2g(_method.Method, ResNet38):

@@ -4,16 +4,73 @@ Wang et al., "Self-supervised Equivariant Attention Mechanism for Weakly Supervi
 background; the classification loss does not reach it. ``forward`` gives the raw and the refined maps, [N, 1 + C, H, W] each
 at image size; ``forward_cam`` the refined maps at stride 8. Gradients of the refined maps reach f8_3, f8_4 and f9 alone.
 
-``published`` changes nothing in the forward pass.
+``published`` changes nothing in the forward pass. In the losses (`losses`) "paper" leaves out what the paper does not have: min
+pooling, and that of the objects of a target each place keeps the strongest.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsss_fast import ops
-from wsss_fast.methods import _method
+from wsss_fast.methods import _maps, _method
+from wsss_fast.methods.losses import min_pooling, seam_ecr, seam_er, soft_margin
 from wsss_fast.nets.resnet38 import ResNet38
+from wsss_fast.ops import _check
+
+
+def losses(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], labels: Tensor, published: str | None = None
+) -> dict[str, Tensor]:
+    """The terms of a step, and their sum. With N(.) for `max_norm`, 0 in classes not in the image, at the size of `second`::
+
+        classification = 1/2 sum over views of soft_margin(mean over places of the objects' raw maps)
+        min_pooling = 1/2 sum over views of min_pooling(refined)                                 (not with "paper")
+        er = seam_er(N(raw 1), N(raw 2))
+        ecr = seam_ecr(N(raw 2), N(refined 1)) + seam_ecr(N(raw 1), N(refined 2)),
+              the background of the raw maps set to 1 - max of the objects
+        total = classification + min_pooling + er + ecr
+
+    Args:
+        first: raw and refined maps of the image, [N, 1 + C, H, W] each, of ``forward``.
+        second: those of its smaller copy (0.3 of each side).
+        labels: [N, C], 1 for a class in the image, else 0. An image without classes has nothing to compare but backgrounds.
+        published: None and "code": as released; "paper": without min pooling, and the targets are not reduced to the strongest
+            object of each place.
+
+    `classification` and `er` move the raw maps of both views, `ecr` and `min_pooling` the refined ones.
+    """
+    _method.check_published("seam.losses", published)
+    first = _maps.check_pair("seam.losses", "first", first)
+    second = _maps.check_pair("seam.losses", "second", second)
+    if first[0].shape[:2] != second[0].shape[:2]:
+        expected = f"have N and 1 + C of 'first', {list(first[0].shape[:2])}"
+        raise ValueError(_check.complaint("seam.losses", "second", expected, list(second[0].shape)))
+    n, channels, *size = second[0].shape
+    _maps.check_labels("seam.losses", labels, n, channels - 1)
+    present = _maps.with_background(labels)
+    views = first, second
+    pooled = [soft_margin(raw[:, 1:].mean(dim=(2, 3)), labels) for raw, _ in views]
+    (raw1, refined1), (raw2, refined2) = (
+        [_maps.keep(_resized(_maps.max_norm(x), size), present) for x in view] for view in views
+    )
+    strongest = published != "paper"
+    target1, target2 = _maps.set_background(raw1.detach()), _maps.set_background(raw2.detach())
+    terms = {
+        "classification": (pooled[0] + pooled[1]) / 2,
+        "er": seam_er(raw1, raw2),
+        "ecr": seam_ecr(target2, refined1, labels, strongest) + seam_ecr(target1, refined2, labels, strongest),
+    }
+    if published != "paper":
+        terms["min_pooling"] = (min_pooling(first[1], labels) + min_pooling(second[1], labels)) / 2
+    return {**terms, "total": sum(terms.values())}
+
+
+def _resized(maps: Tensor, size: list[int]) -> Tensor:
+    if list(maps.shape[2:]) == size:
+        return maps
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=True)
 
 
 class Seam(_method.Method, ResNet38):
