@@ -116,11 +116,13 @@ inline void pcm_backward(const View& grad,  // [N, C, H, W], any strides: dL/dou
         check_shape("pcm", "grad_cam", grad_cam, {shape.n, shape.c, shape.h, shape.w}, "[N, C, H, W]");
         check_same_dtype("pcm", "grad_cam", grad_cam, "cam", cam);
         check_contiguous("pcm", "grad_cam", grad_cam);
+        check_device("pcm", "grad_cam", grad_cam, context);
     }
     if (grad_feature) {
         check_shape("pcm", "grad_feature", grad_feature, {shape.n, shape.d, shape.h, shape.w}, "[N, D, H, W]");
         check_same_dtype("pcm", "grad_feature", grad_feature, "cam", cam);
         check_contiguous("pcm", "grad_feature", grad_feature);
+        check_device("pcm", "grad_feature", grad_feature, context);
     }
     if (shape.n == 0 || shape.pixels() == 0 || (!grad_cam && !grad_feature)) return;
     check_workspace("pcm", workspace, WSSS_RUN(pcm, backward_workspace, context, shape, cam.dtype, context));
