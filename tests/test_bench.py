@@ -78,10 +78,11 @@ def test_memory_is_measured(document: dict) -> None:
 
 
 def test_memory_is_what_the_call_takes() -> None:
-    call = lambda: torch.ones(32 << 20, dtype=torch.uint8)  # noqa: E731
+    # above 32 MiB malloc always asks the system; below, memory that earlier tests freed may serve
+    call = lambda: torch.ones(96 << 20, dtype=torch.uint8)  # noqa: E731
     call()
     growth, how = _memory.peak_growth(call)
-    assert 31.5 < growth < 34 or how != "exact"
+    assert 95.5 < growth < 98 or how != "exact"
 
 
 def test_a_wrong_contestant_is_not_timed() -> None:
