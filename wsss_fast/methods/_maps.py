@@ -84,4 +84,4 @@ def set_background(maps: Tensor) -> Tensor:
 def keep_strongest(maps: Tensor) -> Tensor:
     """At each place the channels that are largest keep their value; the others are 0."""
     # not `==`: a NaN stays one
-    return torch.where(maps < maps.max(dim=1, keepdim=True).values, 0.0, maps)
+    return torch.where(maps < maps.amax(dim=1, keepdim=True), 0.0, maps)

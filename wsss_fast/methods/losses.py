@@ -225,4 +225,4 @@ def affinitynet_pairs(planes: Tensor, labels: Tensor, radius: int = 5, border: s
     a = _maps.exact(planes)
     near, far = -(a + eps).log(), -(1 + eps - a).log()
     kinds = ((0.25, near, pairs.background), (0.25, near, pairs.foreground), (0.5, far, pairs.different))
-    return sum(part * torch.where(kind, cost, 0.0).sum() / (kind.sum() + eps) for part, cost, kind in kinds)
+    return sum(part * torch.where(kind, cost, 0.0).sum() / (kind.sum().to(a.dtype) + eps) for part, cost, kind in kinds)
