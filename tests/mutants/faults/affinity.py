@@ -44,14 +44,6 @@ FAULTS = (
         (f"{AFFINITY_TESTS}::test_the_first_of_equal_edges_takes_the_gradient",),
     ),
     Fault(
-        "edge-path-border",
-        "pixels at distance 1 belong to the path",
-        "csrc/affinity/edge_affinity.h",
-        "while ((reach + 1) * (reach + 1) < square) ++reach;",
-        "while (reach * reach < square) ++reach;",
-        AFFINITY,
-    ),
-    Fault(
         "cuda-affinity-barrier",
         "a slice of channels is overwritten while other warps still read it",
         AFFINITY_CUDA,
