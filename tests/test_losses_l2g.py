@@ -124,6 +124,14 @@ def test_target_by_hand() -> None:
     assert torch.allclose(l2g.target(MAPS, torch.tensor([[0, 0]])), row((0.0,) * 4, (0,) * 4, (1, 0.5, 0.1, 0)))
 
 
+def test_negative_maps_teach_nothing() -> None:
+    # a channel without a positive value, and a place without one
+    maps = row((-1.0, -2, -4, -1), (3, 6, -1, -5), (-1, 3, -2, -1))
+    expected = row((0.0,) * 4, (0.5, 1, 0, 0), (0,) * 4)
+    assert torch.allclose(l2g.target(maps, torch.tensor([[1, 1]])), expected)
+    assert not l2g.target(-maps.abs(), torch.tensor([[1, 1]])).any()
+
+
 def test_shape_step_by_hand() -> None:
     s = row((0.75, 0, 0.5, 1))
     expected = row((0.75, 0, 0, 0), (0, 0, 0, 0), (0, 1, 0.5, 0))
