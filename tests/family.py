@@ -47,6 +47,7 @@ class Member:
     bound: relative error against the definition in float64; 0 for exactly equal.
     classes: the arguments with a class dimension; permuted, they give the permuted output.
     mirrored: mirrored inputs give the mirrored output.
+    shared: the arguments that all images of a batch share.
     drawn: it draws at random, an image after the other, so that a batch is not a loop.
     """
 
@@ -54,6 +55,7 @@ class Member:
     bound: float
     classes: tuple[str, ...] = ()
     mirrored: bool = False
+    shared: tuple[str, ...] = ()
     drawn: bool = False
 
 
@@ -217,7 +219,7 @@ def draw_cam_merge(draw: Draw) -> Example:
 
 MEMBERS: dict[str, Member] = {
     "pcm": Member(draw_pcm, 1e-4, classes=("cam",), mirrored=True),
-    "prcm": Member(draw_prcm, 1e-4, mirrored=True),
+    "prcm": Member(draw_prcm, 1e-4, mirrored=True, shared=("phi",)),
     "affinity": Member(draw_affinity, 1e-4),
     "edge_affinity": Member(draw_edge_affinity, 1e-6),
     "random_walk": Member(draw_random_walk, 1e-4, classes=("cam",)),

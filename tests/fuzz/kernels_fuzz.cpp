@@ -1,4 +1,4 @@
-// Coverage-guided fuzzing of the C++ functions that Python calls: `make soak`, or see docs in tests/fuzz/run.py.
+// Coverage-guided fuzzing of the C++ functions that Python calls: part of `make soak`, by tests/test_fuzz.py.
 //
 // The bytes choose an operation, a SIMD level, shapes, strides, types, settings and values. A call may refuse its arguments
 // (std::invalid_argument); everything else that is not a result is a finding: a sanitizer's report, another exception, a hang.

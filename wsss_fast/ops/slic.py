@@ -30,7 +30,7 @@ def slic(
         |lab_p - lab_k|^2 + (compactness / S)^2 |xy_p - xy_k|^2
 
     every centre to the mean of its pixels, and so on; then labels are cut into their connected pieces, of which those smaller
-    than a quarter of a grid cell join a neighbour. docs/slic.md tells the details.
+    than a fifth of a grid cell join a neighbour. docs/slic.md tells the details.
 
     Args:
         image: [N, 3, H, W] uint8 sRGB, any strides.
@@ -49,17 +49,10 @@ def slic(
     Raises:
         TypeError, ValueError: naming the argument. RuntimeError: as for every operation.
     """
-    _check.tensor("slic", "image", image, "[N, 3, H, W]")
-    if image.dtype != torch.uint8:
-        hint = "colours are 0 to 255; (image * 255).round().to(torch.uint8) turns an image in [0, 1] into them"
-        raise TypeError(_check.complaint("slic", "image", "be of type uint8", _check.short(image.dtype), hint))
-    if image.shape[1] != 3:
-        hint = "channels come first: image.permute(0, 3, 1, 2)" if image.shape[-1] == 3 else ""
-        raise ValueError(_check.complaint("slic", "image", "have shape [N, 3, H, W]", list(image.shape), hint))
-    _check_number("segments", segments, 1)
-    _check_number("iterations", iterations, 0)
-    good = isinstance(compactness, (int, float)) and not isinstance(compactness, bool) and 0 < compactness <= LARGEST
-    if not good:
+    _check.photo("slic", "image", image)
+    _check.whole("slic", "segments", segments, 1)
+    _check.whole("slic", "iterations", iterations, 0)
+    if not (_check.is_number(compactness) and 0 < compactness <= LARGEST):
         raise ValueError(_check.complaint("slic", "compactness", f"be above 0 and at most {LARGEST:g}", repr(compactness)))
     if mask is not None:
         mask = _checked_mask(mask, image)
@@ -69,25 +62,15 @@ def slic(
     return torch.ops.wsss_fast.slic(image, segments, compactness, iterations, mask, impl)
 
 
-def _check_number(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)) or value < least:
-        raise ValueError(_check.complaint("slic", name, f"be a whole number, {least} or more", repr(value)))
-
-
 def _checked_mask(mask: Tensor, image: Tensor) -> Tensor:
     """[N, H, W], of what the caller gave."""
     n, _, h, w = image.shape
     if isinstance(mask, Tensor) and mask.shape == (n, 1, h, w):
         mask = mask[:, 0]
     _check.tensor("slic", "mask", mask, "[N, H, W]")
-    if mask.dtype != torch.bool:
-        hint = "True takes part; mask != 0 makes one"
-        raise TypeError(_check.complaint("slic", "mask", "be of type bool", _check.short(mask.dtype), hint))
-    if mask.shape != (n, h, w):
-        expected = f"have shape [N, H, W] or [N, 1, H, W] with N, H, W of 'image' {list(image.shape)}"
-        raise ValueError(_check.complaint("slic", "mask", expected, list(mask.shape)))
-    if mask.device != image.device:
-        raise ValueError(_check.complaint("slic", "mask", f"be on the device of 'image' ({image.device})", mask.device))
+    _check.dtype("slic", "mask", mask, (torch.bool,), "True takes part; mask != 0 makes one")
+    _check.shape("slic", "mask", mask, "[N, H, W] or [N, 1, H, W]", (n, h, w), "N, H, W of 'image'")
+    _check.device("slic", "mask", mask, "image", image)
     return mask
 
 
