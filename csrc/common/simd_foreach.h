@@ -8,6 +8,13 @@
 #error "define WSSS_SIMD_BODY before including simd_foreach.h"
 #endif
 
+// The compiler cannot see through it: what was computed is rounded and in a register, and is not loaded or computed again.
+#if defined(__x86_64__)
+#define WSSS_SIMD_OPAQUE(value) asm("" : "+x"(value))
+#else
+#define WSSS_SIMD_OPAQUE(value) static_cast<void>(value)
+#endif
+
 #define WSSS_SIMD_TYPES                                                                      \
     template <class T>                                                                       \
     constexpr int kLanes = WSSS_SIMD_BYTES / static_cast<int>(sizeof(T));                    \
@@ -26,6 +33,11 @@
     template <class T>                                                                       \
     inline __attribute__((always_inline)) void save(T* to, Vec<T> value) {                   \
         *reinterpret_cast<Vec<T>*>(to) = value;                                              \
+    }                                                                                        \
+    template <class V>                                                                       \
+    inline __attribute__((always_inline)) V opaque(V value) {                                \
+        WSSS_SIMD_OPAQUE(value);                                                             \
+        return value;                                                                        \
     }
 
 namespace plain {
@@ -82,4 +94,5 @@ WSSS_SIMD_TYPES
 #endif  // __x86_64__
 
 #undef WSSS_SIMD_TYPES
+#undef WSSS_SIMD_OPAQUE
 #undef WSSS_SIMD_BODY

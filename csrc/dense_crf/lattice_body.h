@@ -4,10 +4,7 @@
 // implementation without fused operations puts them.
 template <class V>
 inline __attribute__((always_inline)) V rounded(V value) {
-#if defined(__x86_64__)
-    asm("" : "+x"(value));
-#endif
-    return value;
+    return opaque(value);
 }
 
 // Elevated coordinates, nearest 0-coloured point and rank of kLanes pixels at once.

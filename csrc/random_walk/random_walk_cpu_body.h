@@ -2,15 +2,6 @@
 
 constexpr int kGroup = WSSS_SIMD_ROWS / 2;  // classes at once: what 32 or 16 vector registers hold
 
-// A vector that is loaded once: left alone, the compiler loads it again for each multiply-add, and loads are the limit here.
-template <class V>
-inline __attribute__((always_inline)) V in_register(V value) {
-#if defined(__x86_64__)
-    asm("" : "+x"(value));
-#endif
-    return value;
-}
-
 template <class Sum>
 Vec<Sum> power(Vec<Sum> base, int whole, Sum beta) {
     Vec<Sum> result = base * 0 + 1;
@@ -115,7 +106,8 @@ inline __attribute__((always_inline)) const Sum* add_row(const Sum* weights, con
     for (int c = 0; c < kClasses; ++c) value[c] = load(state + c * plane);
 #pragma GCC unroll 4
     for (int row = kFirst; row <= kLast; ++row, weights += kLanes<Sum>) {
-        const Vec<Sum> weight = in_register(load(weights));
+        // opaque: else the compiler loads it again for each multiply-add, and loads are the limit here
+        const Vec<Sum> weight = opaque(load(weights));
 #pragma GCC unroll 4
         for (int c = 0; c < kClasses; ++c) sum[row][c] += weight * value[c];
     }
