@@ -1,13 +1,13 @@
 // The device switch of every operation: WSSS_RUN(pcm, forward, context, arguments…) calls pcm_forward_cpu or pcm_forward_cuda.
 //
-// Three builds share it: with CUDA kernels, without them, and the simt test build, where the "cuda" functions are the same .cu
-// files compiled by the host compiler.
+// Four builds share it: with CUDA kernels, without them, with nothing else (the TensorRT plugins), and the simt test build, where
+// the "cuda" functions are the same .cu files compiled by the host compiler.
 #pragma once
 
 #include "common/check.h"
 #include "common/view.h"
 
-#if defined(WSSS_SIMT)
+#if defined(WSSS_SIMT) || defined(WSSS_CUDA_ONLY)
 #define WSSS_RUN(op, call, context, ...) (static_cast<void>((context).device), op##_##call##_cuda(__VA_ARGS__))
 #elif defined(WSSS_WITH_CUDA)
 #define WSSS_RUN(op, call, context, ...) \
