@@ -36,7 +36,11 @@ class Saved:
 
 
 def save(
-    folder: OutputFolder, training: nn.Module, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, told: dict[str, Any]
+    folder: OutputFolder,
+    training: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    told: dict[str, Any],
 ) -> None:
     """Replaces the folder's checkpoint. `told`: JSON values, "step" and "identity" among them."""
     tensors = {_TRAINING + name: value for name, value in training.state_dict().items()}

@@ -1,14 +1,13 @@
 """The training loop: batches in, weights out, and at any step a state to go on from.
 
-A step is one batch. The weights move after every `accumulate` steps and at the end of an epoch, by the mean of the gradients. Each
-step draws its random numbers (dropout, patches) from a seed of its own, so that whoever goes on from step k computes what an
-uninterrupted run computes: on a CPU to the last bit, for the same number of processes and threads.
+A step is one batch. The weights move after every `accumulate` steps and at the end of an epoch, by the mean of the gradients.
+Each step draws its random numbers (dropout, patches) from a seed of its own, so that whoever goes on from step k computes what
+an uninterrupted run computes: on a CPU to the last bit, for the same number of processes and threads.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -127,7 +126,7 @@ class _Fit:
                 verdict, terms = self._forward_backward(batch, stop)
                 self._report(terms, report)
                 stopped |= verdict == _STOP
-                moved = self._weights_moved()
+                moved = self.step == self._group().start  # no gradient waits for others
                 ends = moved and (stopped or self.step >= self.last)
                 if self._due("pictures", self.step - 1) or (ends and not stopped):
                     self._draw()
@@ -137,7 +136,7 @@ class _Fit:
                 if ends:
                     break
             if self.processes.first and self.step >= self.last:
-                checkpoint.save_model(self.folder, MODEL, self.training.model, self._description())
+                self._save_model(MODEL)
             self.processes.wait()  # the model is there for all
         finally:
             if self.log:
@@ -147,58 +146,59 @@ class _Fit:
     def _batches(self) -> Iterator[dict[str, Any]]:
         while self.step < self.last:
             epoch, first = divmod(self.step, self.feed.steps)
-            before = self.step
-            for batch in self.feed.batches(epoch, first):
-                yield batch
-            if self.step != before + self.feed.steps - first:
-                raise RuntimeError(f"train: epoch {epoch + 1} ended after {self.step - before + first} of {self.feed.steps} steps")
+            yield from self.feed.batches(epoch, first)
+            if self.step < (epoch + 1) * self.feed.steps:
+                raise RuntimeError(f"train: epoch {epoch + 1} ended after {self.step} steps, not {(epoch + 1) * self.feed.steps}")
 
     def _forward_backward(self, batch: dict[str, Any], stop: Callable[[], bool]) -> tuple[int, dict[str, Tensor]]:
+        """One step; whether any process was asked to stop, and the terms of this one's loss."""
         device = self.processes.device
         tensors = {name: x.to(device, non_blocking=True) for name, x in batch.items() if isinstance(x, Tensor)}
         torch.manual_seed(_seed(self.settings.seed, self.step, self.processes.rank))
-        place = self.step % self.feed.steps
-        start = place // self.method.accumulate * self.method.accumulate
-        together = min(self.method.accumulate, self.feed.steps - start)
-        moves = place == start + together - 1
-        waits = self.network.no_sync() if self.processes.size > 1 and not moves else contextlib.nullcontext()
-        dtype = _PRECISIONS.get(self.settings.precision)
-        with waits:
+        group = self._group()
+        moves = self.step + 1 == group.stop
+        with contextlib.nullcontext() if moves or self.processes.size == 1 else self.network.no_sync():
+            dtype = _PRECISIONS.get(self.settings.precision)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 terms = self.network(tensors)
             finite = bool(torch.isfinite(terms["total"]))
             verdict = self.processes.highest(_NOT_FINITE if not finite else _STOP if stop() else _GO)
+            values = {name: value.detach() for name, value in terms.items()}
             if verdict == _NOT_FINITE:
-                check_finite(terms, batch["names"])
+                check_finite(values, batch["names"])
                 raise FloatingPointError("train: the loss is not finite in another process, which names the images")
-            self.scaler.scale(terms["total"] / together).backward()
+            self.scaler.scale(terms["total"] / len(group)).backward()
         if moves:
-            set_rates(self.optimiser, learning_rate(self.method, self.step, self.steps, self.feed.steps))
+            set_rates(self.optimiser, self._rate(group.start))
             self.scaler.step(self.optimiser)
             self.scaler.update()
             self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        return verdict, {name: value.detach() for name, value in terms.items()}
+        return verdict, values
 
-    def _weights_moved(self) -> bool:
-        """Whether the step before was the last of those whose gradients are added: no gradient is left over."""
+    def _group(self) -> range:
+        """The steps whose gradients are added with that of the next step; an epoch's end ends a group."""
         place = self.step % self.feed.steps
-        return place % self.method.accumulate == 0
+        start = place // self.method.accumulate * self.method.accumulate
+        end = min(start + self.method.accumulate, self.feed.steps)
+        return range(self.step - place + start, self.step - place + end)
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.method, step, self.steps, self.feed.steps)
 
     def _report(self, terms: dict[str, Tensor], report: Callable[[Progress], None]) -> None:
         self.speed.step()
         epoch = (self.step - 1) // self.feed.steps + 1
         values = torch.stack([value.float() for value in terms.values()])
-        if self.step % self.settings.log_every == 0 or self.step in (1, self.last):
+        if self.step % self.settings.log_every == 0 or self.step in (1, self.steps):
             values = self.processes.mean(values)
             if self.log:
-                rate = self.method.lr * learning_rate(self.method, self.step - 1, self.steps, self.feed.steps)
-                self.log.losses(
-                    self.step, epoch, rate, dict(zip(terms, values.tolist(), strict=True)), self.speed.images_per_second
-                )
+                logged = dict(zip(terms, values.tolist(), strict=True))
+                rate = self.method.lr * self._rate(self.step - 1)
+                self.log.losses(self.step, epoch, rate, logged, self.speed.images_per_second)
         if self.processes.first:
             loss = float(values[list(terms).index("total")])
-            left = self.speed.seconds_for(self.last - self.step)
+            left = self.speed.seconds_for(max(0, self.last - self.step))
             report(Progress(self.step, self.last, epoch, loss, self.speed.images_per_second, left))
 
     def _due(self, name: str, since: int) -> bool:
@@ -212,20 +212,28 @@ class _Fit:
             self.training.train()
 
     def _save(self) -> None:
-        weights = self.training.parameters()
-        if not math.isfinite(float(torch.stack([weight.detach().float().abs().max() for weight in weights]).max())):
-            hint = "a lower lr, or fp32 in place of fp16"
-            raise FloatingPointError(f"train: the weights are not finite after step {self.step}; the last checkpoint stays. Hint: {hint}")
+        self._check_weights()
         if not self.log:
             return
         self.log.sync()
         told = {"step": self.step, "steps": self.steps, "identity": self.identity}
         checkpoint.save(self.folder, self.training, self.optimiser, self.scaler, told)
         if self.settings.keep:
-            checkpoint.save_model(self.folder, f"{MODELS}/step-{self.step:08d}.safetensors", self.training.model, self._description())
-            kept = sorted((self.folder.path / MODELS).glob("step-*.safetensors"))
-            for path in kept[: -self.settings.keep]:
+            self._save_model(f"{MODELS}/step-{self.step:08d}.safetensors")
+            for path in sorted((self.folder.path / MODELS).glob("step-*.safetensors"))[: -self.settings.keep]:
                 self.folder.remove(f"{MODELS}/{path.name}")
+
+    def _check_weights(self) -> None:
+        """A finite loss can have a gradient that is not: such weights must not replace a good checkpoint."""
+        largest = torch.stack([weight.detach().float().abs().max() for weight in self.training.parameters()]).max()
+        if not bool(torch.isfinite(largest)):
+            hint = "a lower lr, or fp32 in place of fp16; the last checkpoint is from before"
+            raise FloatingPointError(f"train: the weights are not finite after step {self.step}. Hint: {hint}")
+
+    def _save_model(self, name: str) -> None:
+        model = self.training.model
+        trained = {"step": self.step, "steps": self.steps, **self.identity}
+        checkpoint.save_model(self.folder, name, model, {**model.description(), "classes": self.classes, "trained": trained})
 
     def _restored(self) -> int:
         path = self.folder.path / checkpoint.NAME
@@ -239,10 +247,6 @@ class _Fit:
             raise checkpoint.CheckpointError(f"train: {self.folder.path} was trained otherwise:\n  {lines}\nHint: {hint}")
         checkpoint.restore(path, saved, self.training, self.optimiser, self.scaler)
         return saved.told["step"]
-
-    def _description(self) -> dict[str, Any]:
-        """What the model file says about itself."""
-        return {**self.training.model.description(), "classes": self.classes, "trained": {"step": self.step, "steps": self.steps, **self.identity}}
 
 
 def _seed(*numbers: int) -> int:
