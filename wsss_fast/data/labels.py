@@ -165,7 +165,7 @@ def read_labels(
         rows = _json_rows(read_json(path), path)
     else:
         rows = [(line.split()[0], line.split()[1:]) for line in read_text(path).splitlines() if line.strip()]
-    return _from_rows(list(rows), classes, source)
+    return from_rows(list(rows), classes, source)
 
 
 def _guess(path: Path) -> str:
@@ -191,7 +191,7 @@ def _checked_classes(names: tuple[str, ...], what: str) -> tuple[str, ...]:
     return names
 
 
-def _from_rows(rows: list[tuple[str, list[Any]]], classes: Sequence[str] | None, source: str) -> ImageLabels:
+def from_rows(rows: list[tuple[str, list[Any]]], classes: Sequence[str] | None, source: str) -> ImageLabels:
     """Rows of an image and its classes, each by name or by number counted from 0."""
     rows = [(image_name(image), [str(entry).strip() for entry in found]) for image, found in rows]
     if not rows:
@@ -276,7 +276,7 @@ def from_coco(whole: Any, classes: Sequence[str] | None, source: str) -> ImageLa
     except (KeyError, TypeError, AttributeError) as error:
         hint = "instances are images (id, file_name), annotations (image_id, category_id) and categories (id, name)"
         raise DataError(f"labels: {source} is no COCO file: {type(error).__name__} {error}. Hint: {hint}") from None
-    return _from_rows(rows, _checked_classes(names, source) if classes is None else classes, source)
+    return from_rows(rows, _checked_classes(names, source) if classes is None else classes, source)
 
 
 def _from_folders(root: Path, classes: Sequence[str] | None, source: str) -> ImageLabels:
@@ -291,7 +291,7 @@ def _from_folders(root: Path, classes: Sequence[str] | None, source: str) -> Ima
         for path in sorted(folder.rglob("*"), key=lambda path: natural_key(path.name))
         if path.suffix.lower() in EXTENSIONS
     ]
-    return _from_rows(rows, names, source)
+    return from_rows(rows, names, source)
 
 
 def _csv_rows(path: Path) -> list[tuple[str, list[str]]]:
