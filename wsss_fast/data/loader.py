@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -191,3 +192,5 @@ def _collate(samples: list[tuple[dict[str, Any] | None, list[tuple[str, str]]]])
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C reaches every process of the terminal; the training ends its workers itself, after its checkpoint.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wsss_fast.label.manifest import differences
 from wsss_fast.label.write import OutputFolder
 from wsss_fast.nets import weights
 
@@ -70,17 +71,38 @@ def read(path: Path) -> Saved | None:
     """The checkpoint at `path`; None if there is none."""
     from safetensors import SafetensorError, safe_open
 
+    told = read_header(path)
+    if told is None:
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return Saved({name: file.get_tensor(name) for name in file.keys()}, told)  # noqa: SIM118 - it is no mapping
+    except (SafetensorError, OSError) as error:
+        raise _unusable(path, str(error)) from None
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """What the checkpoint tells about itself."""
+    from safetensors import SafetensorError, safe_open
+
     if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-            saved = Saved({name: file.get_tensor(name) for name in file.keys()}, told)  # noqa: SIM118 - it is no mapping
     except (SafetensorError, ValueError, OSError) as error:
-        raise _unusable(path, str(error).split("\n")[0][:200]) from None
+        raise _unusable(path, str(error)) from None
     if not isinstance(told, dict) or told.get("format") != FORMAT or not isinstance(told.get("step"), int):
         raise _unusable(path, "it is not one of this version")
-    return saved
+    return told
+
+
+def check_identity(path: Path, told: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Refuses to go on with other settings than those that led to the checkpoint."""
+    changes = [change.removeprefix(".") for change in differences("", told.get("identity"), identity)]
+    if changes:
+        hint = "the earlier settings, another --out, or --restart to begin again"
+        raise CheckpointError(f"train: {path.parent} was trained otherwise:\n  " + "\n  ".join(changes) + f"\nHint: {hint}")
 
 
 def restore(
@@ -97,7 +119,7 @@ def restore(
         if scaler.is_enabled():
             scaler.load_state_dict(saved.told["scaler"])
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise _unusable(path, " ".join(str(error).split())[:200]) from None
+        raise _unusable(path, str(error)) from None
 
 
 def _under(prefix: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -105,4 +127,5 @@ def _under(prefix: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _unusable(path: Path, reason: str) -> CheckpointError:
+    reason = " ".join(reason.split())[:200]
     return CheckpointError(f"train: '{path}' cannot be gone on from ({reason}). Hint: --restart begins again")

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from wsss_fast.label.manifest import differences
 from wsss_fast.label.write import OutputFolder
 from wsss_fast.methods._training import Training, check_finite
 from wsss_fast.train import checkpoint, pictures
@@ -240,11 +239,7 @@ class _Fit:
         saved = checkpoint.read(path)
         if saved is None:
             return 0
-        changes = differences("", saved.told.get("identity"), self.identity)
-        if changes:
-            hint = "the earlier settings, another --out, or --restart to begin again"
-            lines = "\n  ".join(change.removeprefix(".") for change in changes)
-            raise checkpoint.CheckpointError(f"train: {self.folder.path} was trained otherwise:\n  {lines}\nHint: {hint}")
+        checkpoint.check_identity(path, saved.told, self.identity)
         checkpoint.restore(path, saved, self.training, self.optimiser, self.scaler)
         return saved.told["step"]
 

@@ -14,7 +14,6 @@ import yaml
 from wsss_fast import _settings
 from wsss_fast._settings import setting
 
-KINDS = ("auto", "voc", "coco", "folder", "table")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "fp16")
 UNREADABLE = ("stop", "skip")
@@ -24,15 +23,18 @@ PUBLISHED = (None, "paper", "code")
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    data: str = setting("", "folder of the data set")
-    kind: str = setting("auto", "how the data set is laid out: auto, voc, coco, folder or table")
-    split: str = setting("train", "which of its lists of images")
+    """As `data.open_dataset` takes them."""
+
+    data: str = setting("", "the data set: a folder, or COCO's file of instances")
+    kind: str | None = setting(None, "its layout: voc, coco, folders or images; by default by what lies in it")
+    split: str | None = setting(None, "list of images; by default train where VOC's lists have it, else all images")
     labels: str | None = setting(None, "file of image-level labels, if not those of the data set")
-    saliency: str | None = setting(None, "folder of saliency maps, one grey image for each image")
-    masks: str | None = setting(None, "folder of masks, for methods that learn from masks")
+    saliency: str | None = setting(None, "folder of saliency maps, ID.png")
+    masks: str | None = setting(None, "folder of masks, ID.png")
+    class_names: str | None = setting(None, "file of class names, one a line")
+    empty: str = setting("stop", "at images of no class: stop, drop (leave them out) or keep")
 
     def __post_init__(self) -> None:
-        _settings.choice("train", "kind", self.kind, KINDS)
         if not self.data:
             _settings.fail("train", "data", "name the folder of the data set", self.data)
 
