@@ -102,7 +102,7 @@ def _shown_default(value: Any) -> str:
     if value is None or value in ("", ()):
         return ""
     if isinstance(value, tuple):
-        return "default " + ",".join(f"{entry:g}" for entry in value)
+        return "default " + ",".join(f"{entry:g}" if isinstance(entry, float) else str(entry) for entry in value)
     return f"default {str(value).lower() if isinstance(value, bool) else value}"
 
 
@@ -113,15 +113,14 @@ def _converter(hint: Any) -> tuple[Callable[[Any], Any], str]:
         convert, metavar = _converter(inner)
         return (lambda value: None if value in (None, "none", "null") else convert(value)), metavar
     if typing.get_origin(hint) is tuple:
-        return _numbers, "A,B,…"
+        single, _ = _converter(typing.get_args(hint)[0])
+        return (lambda value: tuple(single(part) for part in _parts(value))), "A,B,…"
     return {bool: (_yes_no, "BOOL"), int: (_whole, "N"), float: (_number, "X"), str: (str, "NAME")}[hint]
 
 
-def _numbers(value: Any) -> tuple[float, ...]:
+def _parts(value: Any) -> Sequence[Any]:
     parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        parts = [parts]
-    return tuple(_number(part) for part in parts)
+    return parts if isinstance(parts, list | tuple) else [parts]
 
 
 def _number(value: Any) -> float:

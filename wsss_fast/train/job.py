@@ -96,13 +96,16 @@ def train(
         settings = plan.train_settings()
         joined.share(settings.batch)
         torch.manual_seed(plan.run.seed)
+        plan = dataclasses.replace(plan, data=_with_split(plan.data), settings=settings)
         dataset = opened(plan.data)
         training = _training(plan, settings, len(dataset.classes))
+        plan = dataclasses.replace(plan, network=dataclasses.replace(plan.network, backbone=training.model.backbone_name))
         wants = _wants(training)
         dataset, found = verify(dataset, wants, plan.run.unreadable, progress=looked)
         feed = LoaderFeed(dataset, settings, wants, plan.run, joined)
         log.info("%s", _summary(plan, dataset, found, training, feed, joined))
         if dry_run:
+            log.info("images of each class: %s", _counts(dataset))
             return Finished(None, len(dataset), dataset.classes, found.unreadable)
         folder = OutputFolder(Path(out), "train")
         try:
@@ -141,13 +144,16 @@ class LoaderFeed:
 
 
 def opened(data: DataSettings) -> Dataset:
-    """The data set. Its split, unless given, is VOC's `train` where there is one: never the images of validation."""
-    split = data.split
-    if split is None and (Path(data.data) / "ImageSets" / "Segmentation" / "train.txt").is_file():
-        split = "train"
     return open_dataset(
-        data.data, data.kind, split, data.labels, data.saliency, data.masks, classes=data.class_names, empty=data.empty
+        data.data, data.kind, data.split, data.labels, data.saliency, data.masks, classes=data.class_names, empty=data.empty
     )
+
+
+def _with_split(data: DataSettings) -> DataSettings:
+    """VOC's `train` unless a split is named: never the images of validation by default."""
+    if data.split is None and (Path(data.data) / "ImageSets" / "Segmentation" / "train.txt").is_file():
+        return dataclasses.replace(data, split="train")
+    return data
 
 
 def _training(plan: Plan, settings: TrainSettings, classes: int) -> Training:
@@ -178,12 +184,15 @@ def _fit(
     if joined.first:
         _prepare(folder, restart)
     joined.wait()
-    if not (folder.path / checkpoint.NAME).is_file():
+    path = folder.path / checkpoint.NAME
+    told = checkpoint.read_header(path)
+    if told is None:
         _start(plan, training, joined.first)
+    else:
+        checkpoint.check_identity(path, told, identity)
     if joined.first:
-        folder.write(
-            RUN, json.dumps({**versions(joined), "data": dict(dataset.provenance), **identity}, indent=1).encode() + b"\n"
-        )
+        about = {**versions(joined), "data": dict(dataset.provenance), **identity}
+        folder.write(RUN, json.dumps(about, indent=1).encode() + b"\n")
         folder.write(SETTINGS, plan.as_yaml().encode())
     training.to(joined.device)
     drawn = examples(dataset) if joined.first else []
@@ -276,3 +285,8 @@ def _summary(
         f"{joined.size} x {joined.device.type}, {plan.run.precision}",
     )
     return "; ".join(parts) + (f"; {len(found.unreadable)} images left out" if found.unreadable else "")
+
+
+def _counts(dataset: Dataset) -> str:
+    numbers = sum(dataset.labels(name) for name in dataset.ids)
+    return ", ".join(f"{name} {int(number)}" for name, number in zip(dataset.classes, numbers, strict=True))
