@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from data_worlds import IDS, Settings, labels_of, voc
+from PIL import Image
 
 from wsss_fast.data import DataError, loader, open_dataset
 from wsss_fast.data.loader import epoch_order, make_loader
-from wsss_fast.label.read import ImageError
+from wsss_fast.label.read import ImageError, read_grey, read_image, read_indices, read_size
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on two cores
 ALL = ("saliency", "mask", "segments")
@@ -176,3 +177,40 @@ def test_what_is_wanted_must_be_there(dataset):
         make_loader(bare, Settings(), ("depth",))
     with pytest.raises(ValueError, match="'unreadable' must be"):
         make_loader(bare, Settings(), unreadable="ignore")
+
+
+def test_readers_of_maps_and_sizes(tmp_path):
+    grey = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    image = Image.fromarray(grey)
+    image.save(tmp_path / "grey.png")
+    image.putpalette([255, 0, 0] * 256)
+    image.save(tmp_path / "palette.png")
+    Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / "colour.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    for name in ("grey", "palette"):
+        assert np.array_equal(read_indices(tmp_path / f"{name}.png", 100, 10_000), grey)
+    for name in ("grey", "colour", "deep"):
+        assert np.array_equal(read_grey(tmp_path / f"{name}.png", 100, 10_000), grey)
+    for name in ("colour", "deep"):
+        with pytest.raises(ImageError, match="holds no 8-bit numbers"):
+            read_indices(tmp_path / f"{name}.png", 100, 10_000)
+    for reader in (read_indices, read_grey, read_size):
+        with pytest.raises(ImageError, match="more than max_pixels 23"):
+            reader(tmp_path / "grey.png", 23, 10_000)
+        with pytest.raises(ImageError, match="more than max_bytes 9"):
+            reader(tmp_path / "grey.png", 100, 9)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size_is_that_of_the_displayed_image(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    height, width = read_image(tmp_path / "a.jpg", 100, 10_000).pixels.shape[:2]
+    assert read_size(tmp_path / "a.jpg", 100, 10_000) == (width, height)
+
+
+def test_labels_are_needed(tmp_path):
+    bare = open_dataset(voc(tmp_path / "world"), labels="none")
+    with pytest.raises(DataError, match="batches need labels"):
+        make_loader(bare, Settings())

@@ -9,8 +9,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from wsss_fast._settings import SettingsError
 from wsss_fast.cli import _openmp, _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
+from wsss_fast.data.saliency_settings import CLASSICAL, SaliencySettings
 from wsss_fast.label.names import printable
 
 PROG = "wsss saliency"
@@ -22,10 +24,6 @@ _EPILOG = (
 
 
 def run(argv: Sequence[str]) -> int:
-    from wsss_fast._settings import SettingsError
-    from wsss_fast.data.saliency import CLASSICAL, SaliencySettings, make_maps
-    from wsss_fast.label.write import OutputStoppedError
-
     parser = _parser.new_parser(PROG, "Make saliency maps for a folder of images.", _EPILOG)
     parser.add_argument("images", type=str, metavar="IMAGES", help="folder (sub-folders included) or one image file")
     parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder for the maps; created if missing")
@@ -41,6 +39,9 @@ def run(argv: Sequence[str]) -> int:
     except (_parser.UsageError, SettingsError) as error:
         return _parser.usage_failure(PROG, str(error))
     _openmp.wait_without_spinning()
+    from wsss_fast.data.saliency import make_maps
+    from wsss_fast.label.write import OutputStoppedError
+
     started = time.monotonic()
     with ProgressLine("saliency maps", hidden=given.quiet or given.json) as progress:
 

@@ -86,6 +86,8 @@ def make_loader(
     _check.choice("data", "unreadable", unreadable, UNREADABLE)
     for want in wants:
         _check.choice("data", "wants", want, WANTS)
+    if not dataset.indices:
+        raise DataError("data: batches need labels, and the data set was opened without. Hint: labels= names them")
     if "saliency" in wants and dataset.saliency is None:
         raise DataError(NO_SALIENCY)
     if "mask" in wants:
