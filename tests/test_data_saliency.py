@@ -46,6 +46,16 @@ def test_classical_tells_the_object_from_background_of_two_parts():
     assert abs(found[left].mean() - found[~disc & ~left].mean()) < 20
 
 
+def test_classical_finds_an_object_larger_than_its_background():
+    """Not the area decides, but the share of it that lies on the border."""
+    pixels, inside = np.full((90, 120, 3), (90, 140, 90), np.uint8), np.zeros((90, 120), bool)
+    inside[13:77, 13:107] = True
+    pixels[inside] = (170, 80, 60)
+    pixels = (pixels + np.random.default_rng(0).normal(0, 5, pixels.shape)).clip(0, 255).astype(np.uint8)
+    found = boundary_saliency.saliency(pixels)
+    assert found[inside].mean() > found[~inside].mean() + 120
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 300), (300, 1), (5, 3), (900, 700)])
 def test_classical_takes_any_size(size):
     flat = np.full((size[1], size[0], 3), 90, np.uint8)
