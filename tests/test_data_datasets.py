@@ -220,6 +220,12 @@ def test_folder_and_table(tmp_path, name, content):
     assert verify(dataset, ["saliency"])[1].problems == []
     (tmp_path / "part.txt").write_text("sub/a.jpg\n")
     assert open_dataset(tmp_path, split="part").ids == ["sub/a"]
+    (tmp_path / "sub" / "a.jpg").rename(tmp_path / "a.jpg")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "a.jpg").rename(tmp_path / "other" / "a.jpg")
+    with pytest.raises(DataError, match=r"images of labels\.\w+ that are missing \(1: sub/a"):
+        open_dataset(tmp_path)
+    (tmp_path / "other" / "a.jpg").rename(tmp_path / "sub" / "a.jpg")
     (tmp_path / "b.png").unlink()
     with pytest.raises(DataError, match=r"images of labels\.\w+ that are missing \(1: b"):
         open_dataset(tmp_path)

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a method on images with image-level labels",
     "demo": "label three real photos, offline, and say how to look at them",
     "bench": "measure an operation against its peers",
+    "saliency": "make saliency maps for a folder of images",
     "convert": "turn a published checkpoint into one file that describes itself",
     "doctor": "show what this installation has, lacks and can use",
 }

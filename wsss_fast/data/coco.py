@@ -18,7 +18,7 @@ import numpy as np
 
 from wsss_fast.data._problems import DataError, refuse, shown
 from wsss_fast.data._text import read_json
-from wsss_fast.data.dataset import FROM_MASKS, NO_LABELS, Found, read_list, safe_name, table_given
+from wsss_fast.data.dataset import FROM_MASKS, MAX_PIXELS, NO_LABELS, Found, read_list, safe_name, table_given
 from wsss_fast.data.labels import from_coco, read_labels
 
 _PLACES = ("{}", "images/{}", "JPEGImages/{}", "images", "JPEGImages")
@@ -110,6 +110,8 @@ def _drawn(whole: dict, classes: Sequence[str]) -> Iterator[tuple[str, np.ndarra
         of_image[entry["image_id"]].append(entry)
     for image in whole["images"]:
         height, width = image["height"], image["width"]
+        if not 0 < height * width <= MAX_PIXELS:
+            raise ValueError(f"{image['file_name']} is said to have {width} x {height} pixels")
         mask = np.zeros((height, width), np.uint8)
         for entry in sorted(of_image[image["id"]], key=lambda entry: -entry["area"]):
             shape = entry["segmentation"]

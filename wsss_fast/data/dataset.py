@@ -13,7 +13,7 @@ import numpy as np
 
 from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown, some
 from wsss_fast.data._text import read_json, read_text
-from wsss_fast.data.labels import ImageLabels, image_name, read_classes, read_labels
+from wsss_fast.data.labels import ImageLabels, checked_classes, image_name, read_classes, read_labels
 from wsss_fast.label.read import ImageError, read_indices
 
 KINDS = ("voc", "coco", "folders", "images")
@@ -116,7 +116,7 @@ def open_dataset(
     root = path if path.is_dir() else path.parent
     if classes is None and (root / "classes.txt").is_file():
         classes = root / "classes.txt"
-    names = read_classes(classes) if isinstance(classes, str | Path) else tuple(classes) if classes is not None else None
+    names = read_classes(classes) if isinstance(classes, str | Path) else classes and checked_classes(tuple(classes), "'classes'")
     mask_folder = None if masks is None else inside(root, masks, "masks")
     layout = {"voc": voc, "coco": coco, "folders": folder, "images": folder}[kind]
     found: Found = layout.find(path, kind, split, mask_folder, labels, names, difficult)
@@ -147,7 +147,9 @@ def _guess(path: Path, labels: str | Path | None) -> str:
 def _labels(found: Found, asked: str | Path | None, names: tuple[str, ...] | None) -> ImageLabels | None:
     if asked is not None and str(asked) == NO_LABELS:
         return None
-    table = labels_of_masks(found, names) if asked is not None and str(asked) == FROM_MASKS else found.labels
+    table = found.labels
+    if asked is not None and str(asked) == FROM_MASKS:
+        table = labels_of_masks(found, names or (tuple(table.classes) if table is not None else None))
     if table is None:
         hint = "name them with labels=, as in labels='cls_labels.npy' or labels='labels.csv'"
         raise DataError(f"data: there are no image-level labels. Hint: {hint}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from wsss_fast.data._problems import DataError, refuse, shown
 from wsss_fast.data.dataset import FROM_MASKS, NO_LABELS, Found, read_list, table_of
@@ -55,9 +55,8 @@ def _listed(ids: dict[str, str], path: Path) -> dict[str, str]:
 
 def _in_table(ids: dict[str, str], table: ImageLabels) -> dict[str, str]:
     """Of a plain folder, the images in the table; the table's images must all be there."""
-    joined, _ = table.join(list(ids.values()))
-    if len(joined) < len(table):
-        there = {PurePosixPath(name).stem for name in ids.values()}
-        missing = [row for row in table.indices if PurePosixPath(row).stem not in there]
-        refuse(f"data: images of {table.source} that are missing", missing, "rows name images by their path in the folder")
-    return {image: name for image, name in ids.items() if name in joined}
+    rows = table.rows(ids.values())
+    used = set(rows.values())
+    missing = [row for row in table.indices if row not in used]
+    refuse(f"data: images of {table.source} that are missing", missing, "rows name images by their path in the folder")
+    return {image: name for image, name in ids.items() if name in rows}
