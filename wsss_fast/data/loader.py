@@ -195,5 +195,6 @@ def _collate(samples: list[tuple[dict[str, Any] | None, list[tuple[str, str]]]])
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches every process of the terminal; the training ends its workers itself, after its checkpoint.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal and torchrun signal every process: the training ends its workers itself, after its checkpoint.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
