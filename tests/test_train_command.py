@@ -269,3 +269,10 @@ def test_help_lists_the_methods_that_can_be_trained(capsys):
         cli.main(["train", "seam", "--published", "paper", "--help"])
     text = capsys.readouterr().out
     assert "--second-scale X" in text and "of SGD (default 0.9)" in text
+
+
+def test_a_loss_that_is_no_number_is_exit_1_in_one_line(wsss):
+    status, out, error = wsss("--lr", "1e6", "--new-rate", "1e6")
+    assert (status, out) == (exit_codes.ERROR, "")
+    told = error.splitlines()[-1]
+    assert told.startswith("wsss: error: train: the ") and "not finite" in told and "a lower lr" in told

@@ -217,6 +217,7 @@ def test_an_epoch_that_ends_early_is_told(tmp_path):
 
 
 @pytest.mark.soak
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
 def test_compiled_training_is_the_same_within_rounding(tmp_path, uninterrupted):
     fit(tmp_path, still(narrow()), compile=True)
     fit(tmp_path / "eager", still(narrow()))

@@ -114,7 +114,7 @@ def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:
 
 def _describe(error: Exception) -> str:
     text = str(error) or type(error).__name__
-    if isinstance(error, ValueError | TypeError | RuntimeError | OSError | ImportError):
+    if isinstance(error, ValueError | TypeError | RuntimeError | OSError | ImportError | FloatingPointError):
         return f"error: {text}"
     return f"error: {type(error).__name__}: {text}. Hint: --debug shows where"
 
