@@ -1,0 +1,1 @@
+"""Training: the optimiser and its schedule, the loop, and what a run writes."""
