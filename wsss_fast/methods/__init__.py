@@ -2,6 +2,7 @@
 
     model = methods.create("seam", num_classes=20).eval()
     maps = methods.infer_cam(model, image)                 # image: uint8 RGB [N, 3, H, W]
+    step = methods.training("seam", num_classes=20)        # step(batch)["total"].backward()
 
 Parameter names equal those of the published checkpoints.
 """
@@ -12,14 +13,18 @@ import difflib
 import inspect
 from collections.abc import Iterable
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
+from wsss_fast import _settings
 from wsss_fast.methods import losses
 from wsss_fast.methods._infer import infer_cam
+from wsss_fast.methods._method import check_published
+from wsss_fast.methods._training import Training, TrainSettings
 
-__all__ = ["NAMES", "backbones", "create", "infer_cam", "losses"]
+__all__ = ["NAMES", "backbones", "create", "infer_cam", "losses", "settings", "training"]
 
 NAMES = ("cam", "seam", "cpn", "eps", "l2g", "affinitynet", "irn", "deeplab")
 
@@ -55,15 +60,61 @@ def create(name: str, num_classes: int, backbone: str | None = None, published: 
     return model
 
 
+DATASETS = ("voc", "coco")
+
+
+def settings(name: str, published: str | None = None, dataset: str = "voc", **changes: Any) -> TrainSettings:
+    """How a method is trained: a frozen dataclass of the method.
+
+    Args:
+        name: of `create`.
+        published: None, the sound reading; "paper" or "code" where they differ from it (docs/methods.md has the table).
+        dataset: "voc" or "coco": whose published schedule.
+        **changes: fields of the result to set otherwise.
+    """
+    check_published("settings", published)
+    if dataset not in DATASETS:
+        raise ValueError(f"settings: 'dataset' must be one of {', '.join(DATASETS)}, got {dataset!r}")
+    chosen = _module(name).settings(published, dataset)
+    return _settings.changed(f"settings of {name}", chosen, changes)
+
+
+def training(
+    name: str,
+    num_classes: int,
+    backbone: str | None = None,
+    published: str | None = None,
+    settings: TrainSettings | None = None,
+    **options: Any,
+) -> Training:
+    """A method ready to be trained, with random weights.
+
+    Args:
+        name, num_classes, backbone, published, **options: of `create`.
+        settings: of `settings`; default those of `published` on VOC.
+
+    Returns:
+        A module whose ``forward(batch)`` gives the terms of the loss, with their sum under "total"; its ``model`` is what is
+        saved and exported. ``train.parameter_groups`` and ``train.learning_rate`` make its optimiser.
+    """
+    chosen = _module(name).settings(published, "voc") if settings is None else settings
+    model = create(name, num_classes, backbone, published, **options)
+    return _module(name).TRAINING(model, chosen)
+
+
 def backbones(name: str) -> tuple[str, ...]:
     """The backbones that a method is assembled on; the first is the default."""
     return tuple(_classes(name))
 
 
 def _classes(name: str) -> dict[str, type[nn.Module]]:
+    return _module(name).BACKBONES
+
+
+def _module(name: str) -> ModuleType:
     if name not in NAMES:
         raise ValueError(_unknown("name", name, NAMES))
-    return import_module(f"wsss_fast.methods.{name}").BACKBONES
+    return import_module(f"wsss_fast.methods.{name}")
 
 
 def _unknown(argument: str, got: object, known: Iterable[str], where: str = "") -> str:

@@ -24,6 +24,7 @@ class Method:
     merge: ClassVar[str | None] = None  # the preset of ops.CAM_MERGE
     scales: ClassVar[tuple[float, ...]] = (1.0,)  # of the published inference, each with its mirror image
     threshold: ClassVar[float | None] = None  # the published constant background score
+    new_layers: ClassVar[tuple[str, ...]] = ()  # patterns of parameters that no pretrained backbone brings
     unused: ClassVar[tuple[str, ...]] = ()  # patterns of entries in published checkpoints that have no use
     normalise: Normalisation
     options: dict[str, Any]  # of `create`

@@ -10,9 +10,12 @@ sigmoid, ``forward_cam`` the maps [N, C, h, w] after ReLU.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from wsss_fast.methods._method import Method, check_published, classifier
+from wsss_fast.methods._training import Training, TrainSettings
 from wsss_fast.methods.losses import soft_margin
 from wsss_fast.nets.efficientnet import EfficientNetLite0
 from wsss_fast.nets.resnet import ResNet
@@ -33,8 +36,19 @@ def losses(scores: Tensor, labels: Tensor, published: str | None = None) -> dict
     return {"classification": classification, "total": classification}
 
 
+def settings(published: str | None, dataset: str) -> TrainSettings:
+    """As PSA trains its ResNet38. Released for VOC alone."""
+    return TrainSettings(momentum={None: 0.0, "paper": 0.9, "code": 5e-4}[published])
+
+
+class CamTraining(Training):
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return losses(self.model(self.image(batch)), batch["labels"], self.model.published)
+
+
 class Cam(Method):
     name = "cam"
+    new_layers = ("fc8.*", "classifier.*", "_fc.*")
     merge = "psa"
     scales = (1.0, 0.5, 1.5, 2.0)
     threshold = 0.2
@@ -120,6 +134,7 @@ class CamEfficientNet(Cam, EfficientNetLite0):
         return self.class_maps(self.features(image)).relu()
 
 
+TRAINING = CamTraining
 BACKBONES = {
     "resnet38": CamResNet38,
     "vgg16-psa": CamVGG16,

@@ -10,11 +10,16 @@ pooling, and that of the objects of a target each place keeps the strongest.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsss_fast import ops
+from wsss_fast import _settings, ops
+from wsss_fast._settings import setting
 from wsss_fast.methods import _maps, _method
+from wsss_fast.methods._training import Training, TrainSettings
 from wsss_fast.methods.losses import min_pooling, seam_ecr, seam_er, soft_margin
 from wsss_fast.nets.resnet38 import ResNet38
 from wsss_fast.ops import _check
@@ -73,8 +78,34 @@ def _resized(maps: Tensor, size: list[int]) -> Tensor:
     return functional.interpolate(maps, size, mode="bilinear", align_corners=True)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeamSettings(TrainSettings):
+    sizes: tuple[float, ...] = setting((448.0, 768.0), "range of the resize, drawn anew for each image")
+    epochs: int = setting(8, "passes over the training images")
+    batch: int = setting(8, "images a step, over all processes")
+    second_scale: float = setting(0.3, "size of the second view")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _settings.number("train", "second_scale", self.second_scale, 0.05, 1)
+
+
+def settings(published: str | None, dataset: str) -> SeamSettings:
+    """Released for VOC alone."""
+    return SeamSettings(momentum={None: 0.0, "paper": 0.9, "code": 5e-4}[published])
+
+
+class SeamTraining(Training):
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        image = self.image(batch)
+        size = [max(1, int(side * self.settings.second_scale)) for side in image.shape[2:]]
+        smaller = functional.interpolate(image, size, mode="bilinear", align_corners=True)
+        return losses(self.model(image), self.model(smaller), batch["labels"], self.model.published)
+
+
 class Seam(_method.Method, ResNet38):
     name = "seam"
+    new_layers = ("fc8.*", "f8_3.*", "f8_4.*", "f9.*")
     merge = "seam"
     scales = (0.5, 1.0, 1.5, 2.0)
     threshold = 0.26
@@ -111,4 +142,5 @@ class Seam(_method.Method, ResNet38):
         return maps[:, 1:]
 
 
+TRAINING = SeamTraining
 BACKBONES = {"resnet38": Seam}

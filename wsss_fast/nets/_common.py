@@ -69,6 +69,14 @@ def freeze(*modules: nn.Module) -> None:
         module.requires_grad_(False)
 
 
+def unfreeze(root: nn.Module) -> None:
+    """Puts all of it into training, batch normalisation included: for networks that were not pretrained."""
+    root.requires_grad_(True)
+    for module in root.modules():
+        if hasattr(module, "frozen"):
+            module.frozen = False
+
+
 def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
     return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
 

@@ -58,6 +58,7 @@ class ResNet(nn.Module):
     """``features`` gives taps (stem, layer1 to layer4), ``forward`` the last one, [N, 2048, h, w]."""
 
     normalise = _common.IMAGENET
+    frozen = True
 
     def __init__(self, depth: int = 50, output_stride: int = 32, dilate: bool = True, width: float = 1.0) -> None:
         super().__init__()
@@ -83,7 +84,8 @@ class ResNet(nn.Module):
 
     def train(self, mode: bool = True) -> ResNet:
         super().train(mode)
-        _common.keep_statistics(self)
+        if self.frozen:
+            _common.keep_statistics(self)
         return self
 
     def features(self, image: Tensor, *taps: str) -> tuple[Tensor, ...]:
@@ -149,6 +151,7 @@ class CaffeResNet(nn.Sequential):
     """[N, 2048, h, w]; layer1 is the stem, layer2 to layer5 the four stages."""
 
     normalise = _common.CAFFE
+    frozen = True
 
     def __init__(self, depth: int = 101, output_stride: int = 8, width: float = 1.0) -> None:
         super().__init__()
@@ -176,5 +179,6 @@ class CaffeResNet(nn.Sequential):
 
     def train(self, mode: bool = True) -> CaffeResNet:
         super().train(mode)
-        _common.keep_statistics(self)
+        if self.frozen:
+            _common.keep_statistics(self)
         return self

@@ -1,0 +1,67 @@
+"""What every settings dataclass uses: fields with a line of help, and checks that say what was expected."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+Settings = TypeVar("Settings")
+
+
+class SettingsError(ValueError):
+    """A setting that does not exist, or has a value that cannot work."""
+
+
+def setting(default: Any, help: str, **metadata: Any) -> Any:
+    """A field of a settings dataclass; `help` is what the command line says about it."""
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+def create(owner: str, kind: type[Settings], values: dict[str, Any]) -> Settings:
+    """Like the constructor of `kind`, but an unknown name is answered with the closest one."""
+    check_names(owner, [item.name for item in dataclasses.fields(kind)], values)
+    return kind(**values)
+
+
+def changed(owner: str, settings: Settings, values: dict[str, Any]) -> Settings:
+    """`settings` with some `values` replaced; unknown names as in `create`."""
+    check_names(owner, [item.name for item in dataclasses.fields(settings)], values)
+    return dataclasses.replace(settings, **values)
+
+
+def check_names(owner: str, known: Iterable[str], given: Iterable[str]) -> None:
+    known = list(known)
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean '{close[0]}'?" if close else "known are " + ", ".join(known)
+            raise SettingsError(f"{owner}: unknown setting '{name}'. Hint: {hint}")
+
+
+def fail(owner: str, name: str, expected: str, value: Any, hint: str = "") -> None:
+    raise SettingsError(f"{owner}: '{name}' must {expected}, got {value!r}" + (f". Hint: {hint}" if hint else ""))
+
+
+def number(owner: str, name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+        fail(owner, name, f"be a number from {low:g} to {high:g}", value)
+
+
+def whole(owner: str, name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        fail(owner, name, f"be a whole number from {low} to {high}", value)
+
+
+def boolean(owner: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        fail(owner, name, "be True or False", value)
+
+
+def choice(owner: str, name: str, value: Any, allowed: Iterable[str]) -> None:
+    allowed = list(allowed)
+    if value not in allowed:
+        close = difflib.get_close_matches(str(value), allowed, 1)
+        fail(owner, name, "be one of " + ", ".join(allowed), value, f"did you mean '{close[0]}'?" if close else "")

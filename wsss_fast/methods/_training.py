@@ -1,0 +1,166 @@
+"""What it takes to train any method: its settings, and the module that turns a batch into the terms of its loss.
+
+A batch is a dict, as ``wsss_fast.data`` makes it:
+
+==========  =============================  ==========================================================================
+pixels      uint8 [N, 3, H, W], RGB        after all augmentation; 0 at padding
+inside      bool [N, H, W]                 False at padding
+labels      float [N, C]                   1 for a class in the image, else 0; no column for the background
+names       list of N strings              the images, for messages
+saliency    uint8 [N, 1, H, W]             255 is salient; 0 at padding                       (EPS, L2G)
+segments    int32 [N, H, W]                superpixels, -1 at padding; optional               (CPN)
+==========  =============================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wsss_fast import _settings
+from wsss_fast._settings import setting
+from wsss_fast.methods._method import Method
+from wsss_fast.nets._common import unfreeze
+from wsss_fast.ops import _check
+
+RESIZES = ("long", "short", "scale", "squash", "none")
+SCHEDULES = ("poly", "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What a paper or its code decides about training. Each method gives its own values, and adds fields."""
+
+    resize: str = setting("long", "what `sizes` bounds: the long or short side, a scale, squash (both sides), or none")
+    sizes: tuple[float, ...] = setting((256.0, 512.0), "range of the resize, drawn anew for each image")
+    crop: int = setting(448, "side of the square cut out at random, zero-padded where the image is smaller")
+    flip: bool = setting(True, "mirror half of the images")
+    jitter: tuple[float, ...] = setting((0.3, 0.3, 0.3, 0.1), "strength of brightness, contrast, saturation and hue changes")
+    epochs: int = setting(15, "passes over the training images")
+    batch: int = setting(16, "images a step, over all processes")
+    accumulate: int = setting(1, "steps whose gradients are added before the weights move")
+    shuffle: bool = setting(True, "a new order of images in each epoch")
+    lr: float = setting(0.01, "learning rate of pretrained weights; their biases have twice as much")
+    new_rate: float = setting(10.0, "learning rate of new layers, times `lr`; their biases have twice as much")
+    momentum: float = setting(0.0, "of SGD")
+    nesterov: bool = setting(False, "Nesterov's form of the momentum")
+    weight_decay: float = setting(5e-4, "of weights; biases and normalisation have none")
+    schedule: str = setting("poly", "poly: (1 - t / T)^power; step: times `decay` at the epochs `decay_epochs`")
+    power: float = setting(0.9, "of the poly schedule")
+    decay_epochs: tuple[float, ...] = setting((), "epochs (counted from 0) at which the step schedule lowers the rate")
+    decay: float = setting(0.1, "factor of the step schedule")
+    freeze: bool = setting(True, "keep batch normalisation and the first layers as they were pretrained")
+
+    def __post_init__(self) -> None:
+        check = _Checks(self)
+        check.choice("resize", RESIZES)
+        check.range("sizes", 0.01 if self.resize == "scale" else 1, 65536)
+        check.whole("crop", 16, 65536)
+        check.numbers("jitter", 4, 0, 1)
+        if self.jitter[3] > 0.5:
+            _settings.fail("train", "jitter", "have a hue change of at most 0.5", self.jitter)
+        for name in ("epochs", "batch", "accumulate"):
+            check.whole(name, 1, 10_000_000)
+        for name in ("flip", "shuffle", "nesterov", "freeze"):
+            check.boolean(name)
+        for name in ("lr", "weight_decay", "power"):
+            check.number(name, 0, 1e6)
+        check.number("new_rate", 0, 1e6)
+        check.number("momentum", 0, 1)
+        check.number("decay", 0, 1)
+        check.choice("schedule", SCHEDULES)
+        object.__setattr__(self, "sizes", tuple(float(size) for size in self.sizes))
+        object.__setattr__(self, "decay_epochs", tuple(float(epoch) for epoch in self.decay_epochs))
+        if self.nesterov and self.momentum == 0:
+            _settings.fail("train", "nesterov", "go with a momentum above 0", self.momentum)
+
+
+class _Checks:
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+
+    def __getattr__(self, rule: str) -> Any:
+        """The checks of `_settings`, by the name of a field."""
+        return lambda name, *bounds: getattr(_settings, rule)("train", name, getattr(self.settings, name), *bounds)
+
+    def numbers(self, name: str, count: int, low: float, high: float) -> None:
+        values = getattr(self.settings, name)
+        if not isinstance(values, tuple | list) or len(values) != count:
+            _settings.fail("train", name, f"be {count} numbers", values)
+        for value in values:
+            _settings.number("train", name, value, low, high)
+
+    def range(self, name: str, low: float, high: float) -> None:
+        self.numbers(name, 2, low, high)
+        values = getattr(self.settings, name)
+        if values[0] > values[1]:
+            _settings.fail("train", name, "be (lowest, highest)", values)
+
+
+class Training(nn.Module, ABC):
+    """A method in training. ``forward`` takes a batch and gives the terms of the loss, their sum under "total"."""
+
+    wants: ClassVar[tuple[str, ...]] = ()  # what a batch must hold besides pixels, inside, labels and names
+
+    def __init__(self, model: Method, settings: TrainSettings) -> None:
+        super().__init__()
+        self.model = model  # what is saved, exported and used for inference
+        self.settings = settings
+        if not settings.freeze:
+            unfreeze(self)
+
+    @abstractmethod
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]: ...
+
+    def new_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of layers that no pretrained backbone brings."""
+        for module in self.children():
+            for name, parameter in module.named_parameters():
+                if any(fnmatchcase(name, pattern) for pattern in module.new_layers):
+                    yield parameter
+
+    def image(self, batch: dict[str, Any]) -> Tensor:
+        """The network's input: normalised pixels, 0 (the mean colour) at padding."""
+        check_batch(f"train {self.model.name}", batch, self.model.num_classes, self.wants)
+        return self.model.normalise(batch["pixels"]).masked_fill_(~batch["inside"][:, None], 0.0)
+
+
+def check_batch(op: str, batch: dict[str, Any], classes: int, wants: tuple[str, ...] = ()) -> None:
+    """Everything that a loader or a caller can get wrong, before a kernel sees it."""
+    for name in ("pixels", "inside", "labels", *wants):
+        if not isinstance(batch.get(name), Tensor):
+            hint = {"saliency": "this method learns from saliency maps; name their folder"}.get(name, "")
+            raise ValueError(_check.complaint(op, name, "be a tensor in the batch", type(batch.get(name)).__name__, hint))
+    pixels, labels = batch["pixels"], batch["labels"]
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.numel() == 0:
+        got = f"{_check.short(pixels.dtype)} {list(pixels.shape)}"
+        raise ValueError(_check.complaint(op, "pixels", "be uint8 RGB of shape [N, 3, H, W]", got))
+    n, _, h, w = pixels.shape
+    shapes = {"inside": [n, h, w], "segments": [n, h, w], "mask": [n, h, w], "saliency": [n, 1, h, w]}
+    for name, shape in shapes.items():
+        if name in batch and list(batch[name].shape) != shape:
+            hint = "it must be cut out like the pixels"
+            raise ValueError(_check.complaint(op, name, f"have shape {shape}", list(batch[name].shape), hint))
+    if list(labels.shape) != [n, classes]:
+        hint = "the number of classes comes from the data; the background has no label"
+        raise ValueError(_check.complaint(op, "labels", f"have shape [N, C] = {[n, classes]}", list(labels.shape), hint))
+
+
+def check_finite(terms: dict[str, Tensor], names: list[str]) -> None:
+    """Stops a training whose loss is no number any more: going on would ruin the weights.
+
+    Raises:
+        FloatingPointError: naming the terms and the images of the batch.
+    """
+    if bool(torch.isfinite(terms["total"])):
+        return
+    wrong = ", ".join(f"{name} = {float(value):g}" for name, value in terms.items() if not bool(torch.isfinite(value)))
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    hint = "a lower lr, or fp32 in place of fp16; the last checkpoint is from before"
+    raise FloatingPointError(f"train: the loss is not finite ({wrong}) in the batch of {shown}. Hint: {hint}")
