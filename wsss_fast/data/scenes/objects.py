@@ -175,7 +175,7 @@ def draw_thing(
     if not whole.any():
         return box, whole, part
     x, y = thing.frame.coordinates(box)
-    saturation, value = random.uniform(0.25, 0.6), random.uniform(0.4, 0.85)
+    saturation, value = random.uniform(0.35, 0.7), random.uniform(0.5, 0.95)
     first, second = rgb(thing.hue, saturation, value), rgb(thing.hue + random.normal(0, 0.02), saturation * 0.8, value * 0.65)
     colour = mix(first, second, _texture(thing.texture, random, x, y, thing.scale))
     details = fill([place(polygon) for polygon in thing.outline.details], box)

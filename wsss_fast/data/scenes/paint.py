@@ -72,7 +72,9 @@ def rgb(hue: float, saturation: float, value: float) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value), np.float32)
 
 
-def any_rgb(random: np.random.Generator, saturation: tuple[float, float] = (0.1, 0.6), value: tuple[float, float] = (0.25, 0.9)):
+def any_rgb(
+    random: np.random.Generator, saturation: tuple[float, float] = (0.05, 0.45), value: tuple[float, float] = (0.25, 0.85)
+) -> np.ndarray:
     return rgb(random.random(), random.uniform(*saturation), random.uniform(*value))
 
 
