@@ -17,6 +17,7 @@ COMMANDS = {
     "eval": "compare masks or soft maps with the truth: IoU a class, mIoU, threshold curve",
     "demo": "label three real photos offline; demo scenes: write a synthetic dataset with its truth",
     "bench": "measure an operation against its peers",
+    "saliency": "make saliency maps for a folder of images",
     "convert": "turn a published checkpoint into one file that describes itself",
     "doctor": "show what this installation has, lacks and can use",
 }

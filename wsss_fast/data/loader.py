@@ -43,7 +43,8 @@ class Loader:
         for batch, failures in self._batches:
             for name, reason in failures:
                 if self._unreadable == "stop" or batch is None:
-                    hint = "unreadable='skip' puts another image in its place" if batch is not None else "check the data set"
+                    stop = self._unreadable == "stop"
+                    hint = "unreadable='skip' puts another image in its place" if stop else "too many images cannot be read"
                     raise DataError(f"data: {shown(name)}: {reason}. Hint: {hint}")
                 if name not in self.failures:
                     log.warning("data: %s is skipped: %s", shown(name), reason)
@@ -85,6 +86,8 @@ def make_loader(
     _check.choice("data", "unreadable", unreadable, UNREADABLE)
     for want in wants:
         _check.choice("data", "wants", want, WANTS)
+    if not dataset.indices:
+        raise DataError("data: batches need labels, and the data set was opened without. Hint: labels= names them")
     if "saliency" in wants and dataset.saliency is None:
         raise DataError(NO_SALIENCY)
     if "mask" in wants:
