@@ -295,18 +295,15 @@ def read_maps(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def read_ids(path: str | Path) -> list[str]:
     """The images of a list file, one a line: an id, or as in VOC's lists with paths, "/JPEGImages/ID.jpg /..."."""
+    from wsss_fast.data.dataset import read_list
+    from wsss_fast.label.plan import EXTENSIONS
+
     ids = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            first = line.split()[0]
-            ids.append(PurePosixPath(first).stem if first.startswith("/") else first)
+    for row in read_list(Path(path)):
+        name = PurePosixPath(row.image)
+        name = name.with_suffix("") if name.suffix.lower() in EXTENSIONS else name
+        ids.append(str(name.relative_to("JPEGImages") if name.parts[0] == "JPEGImages" else name))
     return ids
-
-
-def read_names(path: str | Path) -> list[str]:
-    """The object classes of a text file, one a line, in the order of the mask values; a first line "background" is skipped."""
-    names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    return names[1:] if names and names[0].lower() in (BACKGROUND_NAME, "_background_") else names
 
 
 def _masks_in(truth: Path) -> list[str]:
@@ -318,10 +315,11 @@ def _class_names(predictions: Path, truth: Path, classes: int | Sequence[str] | 
         return [f"class {value}" for value in range(1, classes + 1)]
     if classes is not None:
         return list(classes)
-    from wsss_fast.label.manifest import read_classes
+    from wsss_fast.data.labels import read_classes
+    from wsss_fast.label.manifest import classes_of_job
 
     beside = truth.parent / "classes.txt"
-    names = read_classes(predictions) or (read_names(beside) if beside.is_file() else [])
+    names = classes_of_job(predictions) or (list(read_classes(beside)) if beside.is_file() else [])
     if not names:
         raise ValueError(
             "evaluate: the classes are unknown: no manifest beside the masks, no classes.txt beside the truth folder. "

@@ -47,11 +47,12 @@ def run(argv: Sequence[str]) -> int:
     except _parser.UsageError as error:
         return _parser.usage_failure(PROG, str(error))
     from wsss_fast import evaluate
+    from wsss_fast.data.labels import read_classes
 
     ids = None if given.list is None else evaluate.read_ids(given.list)
     classes = given.classes
     if classes is not None:
-        classes = int(classes) if classes.isdecimal() else evaluate.read_names(classes)
+        classes = int(classes) if classes.isdecimal() else read_classes(classes)
     with ProgressLine("comparing", hidden=given.json) as progress:
         result = evaluate.folder(given.predictions, given.truth, ids, classes, given.allow_missing, progress.update)
     split = Path(given.list).name if given.list else "all of the truth"

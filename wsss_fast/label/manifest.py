@@ -131,7 +131,7 @@ def read_rows(out: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def read_classes(out: Path) -> list[str]:
+def classes_of_job(out: Path) -> list[str]:
     """The class names a job's masks were made with, in the order of the mask values; empty without a manifest."""
     for path in sorted(out.glob("manifest*.jsonl")):
         for record, _ in _records(path):
