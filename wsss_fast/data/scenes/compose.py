@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -27,7 +27,7 @@ class Scene:
     labels: tuple[int, ...]  # the classes of the image
     contexts: tuple[str, ...]
     part: np.ndarray  # bool [H, W]: visible parts
-    body_only: float = field(compare=False)  # share of the visible object pixels that are not of a part
+    body_only: float  # share of the visible object pixels that are not of a part
 
 
 def stream(seed: int, split: str, index: int) -> np.random.Generator:

@@ -62,14 +62,17 @@ def write(
         raise ValueError(f"scenes: 'out' must be a new or empty folder, got {printable(str(out))}. Hint: give another --out")
     world = {"version": VERSION, "sha256": settings.digest(), "seed": seed, **counts, "settings": asdict(settings)}
     world["classes"] = [asdict(look) for look in CLASSES]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial_folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial_folder.mkdir()
+    partial_folder = out.absolute().with_name(f".{out.absolute().name}.partial-{os.getpid()}")
+    try:
+        partial_folder.mkdir(parents=True)
+    except OSError as error:
+        where = printable(str(out))
+        raise ValueError(f"scenes: 'out' must be a folder that can be made, got {where}: {error.strerror}") from None
     try:
         _write_all(partial_folder, counts, seed, settings, processes, progress)
         text = json.dumps(world, indent=2) + "\n"
         _write(partial_folder / "world.json", text.encode())
-        os.sync()
+        os.sync()  # once for all files: one by one would take longer than the painting
         partial_folder.replace(out)
     except BaseException:
         shutil.rmtree(partial_folder, ignore_errors=True)
