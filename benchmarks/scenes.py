@@ -94,7 +94,7 @@ def train_start(out: Path) -> None:
 
     if (out / "start" / "model.safetensors").exists():
         return
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     fit("cam", out / "world" / "Crops", "folders", None, out / "start", seed=0, changes=START, init=None)
 
 
