@@ -16,6 +16,7 @@ COMMANDS = {
     "label": "label a folder of images: one palette PNG an image",
     "demo": "label three real photos, offline, and say how to look at them",
     "bench": "measure an operation against its peers",
+    "saliency": "make saliency maps for a folder of images",
     "convert": "turn a published checkpoint into one file that describes itself",
     "doctor": "show what this installation has, lacks and can use",
 }
