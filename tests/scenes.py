@@ -40,8 +40,7 @@ def batch(pictures: tuple[Tensor, np.ndarray], stride: int) -> dict[str, object]
     """A batch for training on pairs, with labels at the network's stride."""
     pixels, masks = pictures
     n, _, h, w = pixels.shape
-    maps = [pair_labels.mask_maps(mask) for mask in masks]
-    labels = [pair_labels.affinity_target(one.low, one.high, one.classes, stride) for one in maps]
+    labels = [pair_labels.index_target(mask, stride) for mask in masks]
     return {
         "pixels": pixels,
         "inside": torch.ones(n, h, w, dtype=torch.bool),

@@ -110,15 +110,6 @@ def test_bytes_in_place_of_floats_change_no_label_of_a_scene() -> None:
     assert {0, 1, 2, 255} == set(expected.flatten().tolist())
 
 
-def test_masks_leave_nothing_out() -> None:
-    mask = np.zeros((16, 24), np.uint8)
-    mask[:, 8:] = 6
-    mask[:8, 16:] = 255
-    maps = pair_labels.mask_maps(mask)
-    assert maps.classes.tolist() == [5]
-    assert pair_labels.affinity_target(maps.low, maps.high, maps.classes).tolist() == [[0, 6, 255], [0, 6, 6]]
-
-
 def test_irn_labels() -> None:
     cam, image = scene()
     got = pair_labels.irn_labels(cam, image, [4, 9])

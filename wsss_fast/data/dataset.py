@@ -23,6 +23,9 @@ MAX_BYTES = 512 * 1024 * 1024
 IGNORE = 255
 FROM_MASKS = "masks"
 NO_LABELS = "none"
+NO_AFFINITY = (
+    "data: labels of pairs are wanted, and none are given. Hint: affinity= names their folder; methods.pair_labels makes them"
+)
 NO_SALIENCY = "data: saliency maps are wanted, and none are given. Hint: saliency= names their folder; `wsss saliency` makes them"
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ class Dataset:
     indices: Mapping[str, tuple[int, ...]] = field(repr=False)
     masks: Mapping[str, Path] = field(repr=False)
     saliency: Path | None = None
+    affinity: Path | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)  # where labels and saliency maps come from
 
     def __len__(self) -> int:
@@ -57,6 +61,13 @@ class Dataset:
 
     def saliency_path(self, image: str) -> Path | None:
         return None if self.saliency is None else self.saliency / f"{image}.png"
+
+    def affinity_path(self, image: str) -> Path | None:
+        """Maps of AffinityNet, or an index image of labels."""
+        if self.affinity is None:
+            return None
+        maps = self.affinity / f"{image}.npz"
+        return maps if maps.is_file() else self.affinity / f"{image}.png"
 
     def only(self, images: Sequence[str]) -> Dataset:
         """The same with some images alone, in the order given."""
@@ -79,6 +90,7 @@ def open_dataset(
     split: str | Path | None = None,
     labels: str | Path | None = None,
     saliency: str | Path | None = None,
+    affinity: str | Path | None = None,
     masks: str | Path | None = None,
     classes: Sequence[str] | str | Path | None = None,
     difficult: str = "keep",
@@ -94,6 +106,7 @@ def open_dataset(
         labels: a file or folder for `read_labels`, "masks" to take them from the masks, or "none". By default what lies in the
             folder.
         saliency: folder of maps named ID.png; also by its name inside `path`.
+        affinity: folder of labels of pairs, ID.npz or ID.png (see `methods.pair_labels`); also by its name inside `path`.
         masks: folder of masks named ID.png; also by its name inside `path`. By default SegmentationClassAug, else
             SegmentationClass.
         classes: class names in order, or a file of them. By default classes.txt in the folder, else those of the labels.
@@ -128,12 +141,15 @@ def open_dataset(
     provenance: dict[str, Any] = {"labels": table.source if table is not None else "none"}
     if saliency_folder is not None:
         provenance["saliency"] = saliency_provenance(saliency_folder)
+    affinity_folder = None if affinity is None else inside(root, affinity, "affinity")
     ids = [image for image in found.images if table is None or image in joined]
     class_names = table.classes if table is not None else names or found.class_names
     if class_names is None:
         raise DataError("data: without labels the classes are unknown. Hint: put their names into classes.txt, one a line")
     log.info("%s: %d images, %d classes, labels from %s", root, len(ids), len(class_names), provenance["labels"])
-    return Dataset(root, kind, list(class_names), ids, found.images, joined, found.masks, saliency_folder, provenance)
+    return Dataset(
+        root, kind, list(class_names), ids, found.images, joined, found.masks, saliency_folder, affinity_folder, provenance
+    )
 
 
 def _guess(path: Path, labels: str | Path | None) -> str:

@@ -14,7 +14,7 @@ shrinks its radius, as SEAM does.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class AffinitySettings(TrainSettings):
     resize: str = setting("none", "what `sizes` bounds: the long or short side, a scale, squash (both sides), or none")
     epochs: int = setting(8, "passes over the training images")
     batch: int = setting(8, "images a step, over all processes")
+    affinity_stride: ClassVar[int] = 8  # of the grid that the labels are made for
 
 
 def settings(published: str | None, dataset: str) -> AffinitySettings:

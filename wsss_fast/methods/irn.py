@@ -14,7 +14,7 @@ sizes that IRN needs, `walk` spreads them up to the edges.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,7 @@ class IrnSettings(TrainSettings):
     lr: float = setting(0.1, "learning rate of the layers of the edge")
     new_rate: float = setting(10.0, "learning rate of the layers of the displacement, times `lr`")
     weight_decay: float = setting(1e-4, "of weights; biases and normalisation have none")
+    affinity_stride: ClassVar[int] = STRIDE  # of the grid that the labels are made for
 
 
 def settings(published: str | None, dataset: str) -> IrnSettings:

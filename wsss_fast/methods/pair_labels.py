@@ -3,9 +3,10 @@
 Class maps say little at borders of objects and much inside them, so both systems keep what two dense CRFs agree on, one run in
 favour of the background and one against it, and leave the rest out (255).
 
-* AffinityNet: `alpha_maps`, twice an image, are stored as `PairMaps`; the loader cuts them like the image and makes the
-  labels of the crop with `affinity_target`. Masks of another method go the same way, as `mask_maps`.
-* IRN: `irn_labels` are stored as an index image; the loader cuts them like the image and thins them out with `index_target`.
+* AffinityNet: `cam_maps` are stored; the loader cuts them like the image and makes the labels of the crop with
+  `affinity_target`.
+* IRN: `irn_labels` are stored as an index image; the loader cuts it like the image and thins it out with `index_target`.
+  AffinityNet takes such an image too: the mask of another method, where nothing but its 255 is left out.
 """
 
 from __future__ import annotations
@@ -102,19 +103,6 @@ def cam_maps(
     return PairMaps(np.asarray(classes, np.int64).reshape(-1), low, high)
 
 
-def mask_maps(mask: np.ndarray) -> PairMaps:
-    """A mask that somebody else made, as maps in which each pixel is sure of its label: nothing is left out but what the mask
-    ignores.
-
-    Args:
-        mask: uint8 [H, W], 0 for the background, class + 1, 255 for what is to be ignored.
-    """
-    mask = _index_image("mask_maps", "mask", mask)
-    values = [value for value in np.unique(mask).tolist() if value not in (BACKGROUND, IGNORED)]
-    maps = np.stack([np.where(mask == value, 255, 0).astype(np.uint8) for value in (BACKGROUND, *values)])
-    return PairMaps(np.asarray(values, np.int64) - 1, maps, maps)
-
-
 def affinity_target(low: np.ndarray, high: np.ndarray, classes: Sequence[int] | np.ndarray, stride: int = 8) -> np.ndarray:
     """The labels of a crop on the network's grid: each cell's strongest label, where both maps are sure of it.
 
@@ -201,7 +189,7 @@ def _after_crf(labels: Tensor, image: Tensor, classes: int, crf: Mapping[str, An
 
 
 def index_target(labels: np.ndarray, stride: int = 4) -> np.ndarray:
-    """The label at the middle of each cell of `stride` x `stride` pixels: uint8 [ceil(H / stride), ceil(W / stride)]."""
+    """The label in the middle of each cell of `stride` x `stride` pixels: uint8 [ceil(H / stride), ceil(W / stride)]."""
     labels = _index_image("index_target", "labels", labels)
     rows, columns = (np.minimum(np.arange(0, side, stride) + stride // 2, side - 1) for side in labels.shape)
     return labels[np.ix_(rows, columns)]
