@@ -13,7 +13,7 @@ import numpy as np
 
 from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown, some
 from wsss_fast.data._text import read_json, read_text
-from wsss_fast.data.labels import ImageLabels, checked_classes, image_name, read_classes, read_labels
+from wsss_fast.data.labels import ImageLabels, checked_classes, image_name, read_classes
 from wsss_fast.label.read import ImageError, read_indices
 
 KINDS = ("voc", "coco", "folders", "images")
@@ -75,6 +75,20 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What `open_dataset` passes on to a layout's `find`."""
+
+    path: Path
+    kind: str
+    split: str | Path | None
+    labels: str | Path | None
+    masks: Path | None
+    saliency: Path | None
+    names: tuple[str, ...] | None  # of the classes
+    difficult: str
+
+
+@dataclass(frozen=True)
 class Found:
     """What a layout knows before labels are joined."""
 
@@ -131,13 +145,13 @@ def open_dataset(
         classes = root / "classes.txt"
     names = read_classes(classes) if isinstance(classes, str | Path) else classes and checked_classes(tuple(classes), "'classes'")
     mask_folder = None if masks is None else inside(root, masks, "masks")
+    saliency_folder = None if saliency is None else inside(root, saliency, "saliency")
     layout = {"voc": voc, "coco": coco, "folders": folder, "images": folder}[kind]
-    found: Found = layout.find(path, kind, split, mask_folder, labels, names, difficult)
+    found: Found = layout.find(Asked(path, kind, split, labels, mask_folder, saliency_folder, names, difficult))
     if not found.images:
         raise DataError(f"data: no images in {shown(path)}" + (f", split {shown(split)}" if split else ""))
     table = _labels(found, labels, names)
     joined = _joined(table, found, empty) if table is not None else {}
-    saliency_folder = None if saliency is None else inside(root, saliency, "saliency")
     provenance: dict[str, Any] = {"labels": table.source if table is not None else "none"}
     if saliency_folder is not None:
         provenance["saliency"] = saliency_provenance(saliency_folder)
@@ -227,11 +241,6 @@ def table_given(root: Path, labels: str | Path | None) -> Path | None:
     if not Path(labels).exists() and (root / labels).exists():
         return root / labels
     return Path(labels)
-
-
-def table_of(root: Path, labels: str | Path | None, names: Sequence[str] | None, difficult: str) -> ImageLabels | None:
-    given = table_given(root, labels)
-    return None if given is None else read_labels(given, classes=names, difficult=difficult)
 
 
 def inside(root: Path, folder: str | Path, argument: str) -> Path:
