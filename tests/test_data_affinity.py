@@ -120,3 +120,11 @@ def test_both_networks_train_on_it(tmp_path: Path) -> None:
         total = step(batch)["total"]
         total.backward()
         assert total.isfinite() and total > 0
+
+
+def test_labels_of_pairs_are_no_images(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / f"{name}.png", photo(0))
+        save(tmp_path / "pairs" / f"{name}.png", np.zeros((24, 30), np.uint8))
+    (tmp_path / "labels.csv").write_text("a.png,cat\nb.png,dog\n")
+    assert open_dataset(tmp_path, affinity="pairs").ids == ["a", "b"]

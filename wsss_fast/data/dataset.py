@@ -84,6 +84,7 @@ class Asked:
     labels: str | Path | None
     masks: Path | None
     saliency: Path | None
+    affinity: Path | None
     names: tuple[str, ...] | None  # of the classes
     difficult: str
 
@@ -146,8 +147,9 @@ def open_dataset(
     names = read_classes(classes) if isinstance(classes, str | Path) else classes and checked_classes(tuple(classes), "'classes'")
     mask_folder = None if masks is None else inside(root, masks, "masks")
     saliency_folder = None if saliency is None else inside(root, saliency, "saliency")
+    affinity_folder = None if affinity is None else inside(root, affinity, "affinity")
     layout = {"voc": voc, "coco": coco, "folders": folder, "images": folder}[kind]
-    found: Found = layout.find(Asked(path, kind, split, labels, mask_folder, saliency_folder, names, difficult))
+    found: Found = layout.find(Asked(path, kind, split, labels, mask_folder, saliency_folder, affinity_folder, names, difficult))
     if not found.images:
         raise DataError(f"data: no images in {shown(path)}" + (f", split {shown(split)}" if split else ""))
     table = _labels(found, labels, names)
@@ -155,7 +157,6 @@ def open_dataset(
     provenance: dict[str, Any] = {"labels": table.source if table is not None else "none"}
     if saliency_folder is not None:
         provenance["saliency"] = saliency_provenance(saliency_folder)
-    affinity_folder = None if affinity is None else inside(root, affinity, "affinity")
     ids = [image for image in found.images if table is None or image in joined]
     class_names = table.classes if table is not None else names or found.class_names
     if class_names is None:
