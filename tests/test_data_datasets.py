@@ -229,16 +229,16 @@ def test_folder_and_table(tmp_path, name, content):
     assert verify(dataset, ["saliency"])[1].problems == []
     assert open_dataset(tmp_path).ids == ["b", "sub/a"]  # names that are equal go before tails
     (tmp_path / "part.txt").write_text("sub/a.jpg\n")
-    assert open_dataset(tmp_path, split="part").ids == ["sub/a"]
+    assert open_dataset(tmp_path, split="part", saliency="sal").ids == ["sub/a"]
     (tmp_path / "sub" / "a.jpg").rename(tmp_path / "a.jpg")
     (tmp_path / "other").mkdir()
     (tmp_path / "a.jpg").rename(tmp_path / "other" / "a.jpg")
     with pytest.raises(DataError, match=r"images of labels\.\w+ that are missing \(1: sub/a"):
-        open_dataset(tmp_path)
+        open_dataset(tmp_path, saliency="sal")
     (tmp_path / "other" / "a.jpg").rename(tmp_path / "sub" / "a.jpg")
     (tmp_path / "b.png").unlink()
     with pytest.raises(DataError, match=r"images of labels\.\w+ that are missing \(1: b"):
-        open_dataset(tmp_path)
+        open_dataset(tmp_path, saliency="sal")
 
 
 def test_bad_arguments(world, tmp_path):

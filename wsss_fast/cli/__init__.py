@@ -14,6 +14,7 @@ from wsss_fast.cli import exit_codes
 # command → one line of help. Its module is wsss_fast.cli.COMMAND with `run(argv, prog) -> int`.
 COMMANDS = {
     "label": "label a folder of images: one palette PNG an image",
+    "train": "train a method on images with image-level labels",
     "demo": "label three real photos, offline, and say how to look at them",
     "bench": "measure an operation against its peers",
     "saliency": "make saliency maps for a folder of images",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,3 +240,6 @@ def _collate(samples: list[tuple[dict[str, Any] | None, list[tuple[str, str]]]])
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    # A terminal and torchrun signal every process: the training ends its workers itself, after its checkpoint.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
