@@ -8,14 +8,13 @@
 4. Class maps are inferred with the image-level labels; the constant background score is chosen on the training images and used
    on the test images as it is.
 
-A cell (method, seed) that is done is not computed again. Cells run in `--jobs` processes of one thread each. Nothing here is tuned
-for a method: settings are the published ones scaled from 448 to 96 pixels, and the same number of epochs for all.
+A cell (method, seed) that is done is not computed again. Cells run in `--jobs` processes of one thread each. Nothing here is
+tuned for a method: settings are the published ones scaled from 448 to 96 pixels, and the same number of epochs for all.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import logging
