@@ -176,7 +176,7 @@ def curve(model: Any, world: Path, split: str) -> Any:
     from wsss_fast.label.read import read_image
 
     dataset = open_dataset(world, kind="voc", split=split)
-    found = Curve(dataset.classes)
+    found = Curve(["background", *dataset.classes])
     for name in dataset.ids:
         pixels = read_image(dataset.image_path(name), MAX_PIXELS, MAX_BYTES, "ignore").pixels
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
