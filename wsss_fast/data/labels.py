@@ -69,10 +69,10 @@ class ImageLabels:
             [image for image, found in chosen.items() if len(found) > 1],
             "give the rows the folders of their images",
         )
-        equal = {found[0] for image, found in chosen.items() if found and _bare(found[0]) == _bare(image)}
+        equal = {found[0] for image, found in chosen.items() if found and bare(found[0]) == bare(image)}
         taken: dict[str, list[str]] = defaultdict(list)
         for image, found in chosen.items():
-            if found and (found[0] not in equal or _bare(found[0]) == _bare(image)):
+            if found and (found[0] not in equal or bare(found[0]) == bare(image)):
                 taken[found[0]].append(image)
         refuse(
             f"labels: rows of {self.source} that fit more than one image",
@@ -83,23 +83,24 @@ class ImageLabels:
 
 
 def _closest(image: str, rows: Sequence[str]) -> list[str]:
-    for same in (lambda row: row == image, lambda row: _bare(row) == _bare(image), lambda row: _tail(row, image)):
+    for same in (lambda row: row == image, lambda row: bare(row) == bare(image), lambda row: _tail(row, image)):
         if found := [row for row in rows if same(row)]:
             return found
     return []
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
+    """Without the extension of an image; other dots stay."""
     path = PurePosixPath(name)
     return name[: -len(path.suffix)] if path.suffix.lower() in EXTENSIONS else name
 
 
 def _stem(name: str) -> str:
-    return _bare(name).rpartition("/")[2]
+    return bare(name).rpartition("/")[2]
 
 
 def _tail(first: str, second: str) -> bool:
-    first, second = "/" + _bare(first), "/" + _bare(second)
+    first, second = "/" + bare(first), "/" + bare(second)
     return first.endswith(second) or second.endswith(first)
 
 

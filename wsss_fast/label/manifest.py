@@ -123,6 +123,14 @@ def read_rows(out: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def classes_of_job(out: Path) -> list[str]:
+    """The class names a job's masks were made with, in the order of the mask values; empty without a manifest."""
+    for path in sorted(out.glob("manifest*.jsonl")):
+        for record, _ in _records(path):
+            return [str(name) for name in record.get("classes", [])]
+    return []
+
+
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Each whole line with the offset behind it."""
     try:
