@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import relative_error
+from helpers import relative_error, threads
 from networks import lively
 from torch import Tensor, nn
 from torch.nn import functional
@@ -196,11 +196,12 @@ def test_learns() -> None:
     step = training("resnet50", freeze=False, loss="image").train()
     optimiser = torch.optim.Adam(step.parameters())
     steps = 60
-    for index in range(steps):
-        optimiser.param_groups[0]["lr"] = 6e-3 * (1 - index / steps) ** 0.9
-        optimiser.zero_grad()
-        step(data)["total"].backward()
-        optimiser.step()
+    with threads(1):  # many small steps: threads that wait for each other take longer
+        for index in range(steps):
+            optimiser.param_groups[0]["lr"] = 6e-3 * (1 - index / steps) ** 0.9
+            optimiser.zero_grad()
+            step(data)["total"].backward()
+            optimiser.step()
     found = methods.infer_segmentation(step.model.eval(), data["pixels"], scales=(1,), reduce="mean", crf=False).argmax(1)
     truth = data["mask"]
     iou = [((found == c) & (truth == c)).sum() / ((found == c) | (truth == c)).sum() for c in range(3)]

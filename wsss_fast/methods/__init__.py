@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from wsss_fast import _settings
-from wsss_fast.methods import losses
+from wsss_fast.methods import dcp, losses
 from wsss_fast.methods._infer import infer_cam, infer_segmentation
 from wsss_fast.methods._method import check_published
 from wsss_fast.methods._training import Training, TrainSettings
