@@ -85,6 +85,7 @@ def test_schedules() -> None:
         ({"updates": -1}, "'updates' must be a whole number from 0"),
         ({"rate_every": 0}, "'rate_every' must be a whole number from 1"),
         ({"backbone": "resnet"}, "settings: 'backbone' for deeplab must be one of .* Hint: did you mean 'resnet50'"),
+        ({"head": "asp"}, "settings: 'head' must be one of aspp, largefov, got 'asp'"),
         ({"hed": "aspp"}, "unknown setting 'hed'"),
     ],
 )

@@ -15,12 +15,13 @@ from wsss_fast._settings import setting
 from wsss_fast.methods import _maps
 from wsss_fast.methods._method import check_published
 from wsss_fast.methods._training import IGNORE, Training, TrainSettings, check_mask
-from wsss_fast.nets._common import batch_norms, freeze
+from wsss_fast.nets._common import batch_norms, check_choice, freeze
 from wsss_fast.ops import _check
 
 if TYPE_CHECKING:
     from wsss_fast.methods.deeplab import DeepLab
 
+HEADS = ("aspp", "largefov")
 LOSSES = ("scales", "grid", "image")
 
 
@@ -79,6 +80,7 @@ def settings(published: str | None, dataset: str, backbone: str | None = None, h
     """Those of a network, by default the ResNet-101 with ASPP. docs/deeplab.md has the table."""
     backbone = backbone or "resnet101-caffe"
     head = head or ("largefov" if backbone == "resnet38" else "aspp")
+    check_choice("settings", "head", head, HEADS)
     chosen = SCHEDULES.get((backbone, head), {})
     if published == "code" and (backbone, head) == ("vgg16", "largefov"):
         chosen = _L2G_VGG16

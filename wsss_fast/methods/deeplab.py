@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_fast.methods._deeplab_training import DeepLabSettings, DeepLabTraining, losses, settings
+from wsss_fast.methods._deeplab_training import HEADS, DeepLabSettings, DeepLabTraining, losses, settings
 from wsss_fast.methods._infer import at_scale, bilinear
 from wsss_fast.methods._method import Method
 from wsss_fast.nets._common import batch_norms, check_choice, check_image, freeze, scaled
@@ -35,7 +35,6 @@ from wsss_fast.nets.vgg16 import VGG16
 
 __all__ = ["BACKBONES", "TRAINING", "DeepLab", "DeepLabSettings", "DeepLabTraining", "Inference", "losses", "settings"]
 
-HEADS = ("aspp", "largefov")
 RATES = (6, 12, 18, 24)
 FOV_RATE = 12
 SCALES = (1.0, 0.75, 0.5)
