@@ -56,7 +56,7 @@ class ClassPatterns(nn.Module):
         channels: of the features.
         images: at most so many of a class (`IMAGES`).
 
-    Memory until `finish`: 8 * channels^2 bytes for each class that has been seen (2048 channels: 32 MiB), and about 100 MiB.
+    Memory until `finish`: 8 * channels^2 bytes for each class that has been seen (2048 channels: 32 MiB), and about 300 MiB.
 
     After `finish`, [C] or [C, channels]: ``mean``, ``direction`` (of length 1), ``images`` and ``places`` (how many were taken),
     ``variance`` (along the direction), ``second`` (along the next one, to 1e-4 of the first), ``total`` (of all directions),
