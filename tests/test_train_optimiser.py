@@ -77,6 +77,13 @@ def test_poly_by_hand() -> None:
     assert learning_rate(TrainSettings(power=0.0), 75, 100, 10) == 1.0
 
 
+def test_poly_that_moves_now_and_then() -> None:
+    """Every 10 updates of 2 steps: the factor of steps 0, 20, 40, ..."""
+    settings = TrainSettings(power=1.0, accumulate=2, rate_every=10)
+    expected = {0: 1.0, 19: 1.0, 20: 0.8, 39: 0.8, 40: 0.6, 99: 0.2, 1000: 0.2}
+    assert {step: learning_rate(settings, step, 100, 10) for step in expected} == pytest.approx(expected, rel=1e-12)
+
+
 def test_steps_by_hand() -> None:
     settings = TrainSettings(schedule="step", decay_epochs=(5, 7.5), decay=0.1)
     expected = {0: 1.0, 49: 1.0, 50: 0.1, 74: 0.1, 75: 0.01, 1000: 0.01}

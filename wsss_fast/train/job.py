@@ -51,7 +51,7 @@ class Plan:
     run: RunSettings = dataclasses.field(default_factory=RunSettings)
 
     def train_settings(self) -> TrainSettings:
-        return self.settings or methods.settings(self.method, self.network.published, self.network.dataset)
+        return self.settings or self.network.train_settings(self.method)
 
     def as_yaml(self) -> str:
         """One flat mapping, which `wsss train METHOD --config` reads."""
