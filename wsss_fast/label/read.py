@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import warnings
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from wsss_fast.label.plan import Location
 
 # Decided from the bytes, never from the extension. JPEG includes MPO, which many phones write as .jpg.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -36,6 +39,14 @@ class ImageError(Exception):
 
 
 @dataclass(frozen=True)
+class Limits:
+    max_pixels: int
+    max_bytes: int
+    max_side: int | None = None  # larger images are reduced to it
+    exif: str = "apply"
+
+
+@dataclass(frozen=True)
 class FileStamp:
     size: int
     mtime_ns: int
@@ -43,36 +54,55 @@ class FileStamp:
 
 @dataclass(frozen=True)
 class Picture:
-    pixels: np.ndarray  # uint8 [H, W, 3]
+    pixels: np.ndarray  # uint8 [h, w, 3], the longest side at most max_side
+    height: int  # of the image as it is
+    width: int
     stamp: FileStamp
     kind: str
 
 
-def stamp_of(path: Path) -> FileStamp:
+def stamp_of(location: Location) -> FileStamp:
     try:
-        info = path.stat()
+        info = Path(location.path).stat()
     except (OSError, ValueError) as error:
         raise ImageError(_system_reason(error), lasting=False) from None
-    return FileStamp(info.st_size, info.st_mtime_ns)
+    return FileStamp(info.st_size if location.size < 0 else location.size, info.st_mtime_ns)
 
 
-def read_image(path: Path, max_pixels: int, max_bytes: int, exif: str = "apply") -> Picture:
+def read_image(location: Location, limits: Limits) -> Picture:
     """RGB pixels of the first frame. Transparent pixels count as white; 16-bit grey keeps its upper 8 bits."""
     try:
         # Without O_NONBLOCK a named pipe would hang here.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = os.open(location.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise ImageError(_system_reason(error), lasting=False) from None
     with os.fdopen(handle, "rb") as file:
         info = os.fstat(handle)
         if not stat.S_ISREG(info.st_mode):
             raise ImageError("not a regular file")
-        if info.st_size == 0:
+        size = info.st_size if location.size < 0 else location.size
+        if size == 0:
             raise ImageError("the file is empty")
-        if info.st_size > max_bytes:
-            raise ImageError(f"{info.st_size} bytes, more than max_bytes {max_bytes}", lasting=False)
-        pixels, kind = _decode(file, max_pixels, exif)
-    return Picture(pixels, FileStamp(info.st_size, info.st_mtime_ns), kind)
+        if size > limits.max_bytes:
+            raise ImageError(f"{size} bytes, more than max_bytes {limits.max_bytes}", lasting=False)
+        source = file if location.size < 0 else io.BytesIO(os.pread(handle, size, location.offset))
+        pixels, kind = _decode(source, limits.max_pixels, limits.exif)
+    height, width = pixels.shape[:2]
+    if limits.max_side is not None and max(height, width) > limits.max_side:
+        pixels = resize_to_side(pixels, limits.max_side)
+    return Picture(pixels, height, width, FileStamp(size, info.st_mtime_ns), kind)
+
+
+def resize_to_side(pixels: np.ndarray, side: int, multiple: int = 1) -> np.ndarray:
+    """The longest side becomes ``side``, both sides multiples of ``multiple`` (at least one)."""
+    height, width = pixels.shape[:2]
+    ratio = side / max(height, width)
+    new_width, new_height = (max(1, round(old * ratio / multiple)) * multiple for old in (width, height))
+    if (new_width, new_height) == (width, height):
+        return pixels
+    # The filter widens with the reduction, so that fine texture does not alias.
+    resized = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    return np.array(resized)
 
 
 def _decode(file: object, max_pixels: int, exif: str) -> tuple[np.ndarray, str]:
