@@ -14,6 +14,7 @@ segments    int32 [N, H, W]                superpixels, -1 at padding; optional 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -102,7 +103,7 @@ class _Checks:
             _settings.fail("train", name, "be (lowest, highest)", values)
 
 
-class Training(nn.Module):
+class Training(nn.Module, ABC):
     """A method in training. ``forward`` takes a batch and gives the terms of the loss, their sum under "total"."""
 
     wants: ClassVar[tuple[str, ...]] = ()  # what a batch must hold besides pixels, inside, labels and names
@@ -114,8 +115,8 @@ class Training(nn.Module):
         if not settings.freeze:
             unfreeze(self)
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]: ...
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
         """Those of layers that no pretrained backbone brings."""

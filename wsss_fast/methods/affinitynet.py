@@ -41,6 +41,7 @@ def losses(planes: Tensor, labels: Tensor, published: str | None = None, radius:
 
 class AffinityNet(Method):
     name = "affinitynet"
+    outputs = ("planes",)
     radius: int
 
     def _add_branches(self) -> None:

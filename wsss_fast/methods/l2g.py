@@ -113,6 +113,7 @@ def losses(
 class L2g(_method.Method, ResNet38):
     name = "l2g"
     merge = "l2g"
+    background = "last"
     scales = (0.5, 1.0, 1.5, 2.0)
     threshold = 0.25
 
@@ -134,10 +135,6 @@ class L2g(_method.Method, ResNet38):
         del conv6
         features = self.f8_3(conv4.detach()), self.f8_4(conv5.detach())
         return cam + ops.pcm(cam, self.f9(_method.pixels_and(image, *features)))
-
-    @staticmethod
-    def objects(maps: Tensor) -> Tensor:
-        return maps[:, :-1]
 
 
 BACKBONES = {"resnet38": L2g}
