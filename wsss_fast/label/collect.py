@@ -18,10 +18,9 @@ from PIL import Image
 
 from wsss_fast.label.brush_rle import brush_rle
 from wsss_fast.label.classes import BACKGROUND, IGNORE
-from wsss_fast.label.formats import mask_png
 from wsss_fast.label.names import printable
 from wsss_fast.label.plan import PlannedImage
-from wsss_fast.label.write import PALETTE, OutputFolder, Sink
+from wsss_fast.label.write import PALETTE, OutputFolder, Sink, mask_png, png
 
 logger = logging.getLogger("wsss_fast.label")
 
@@ -101,17 +100,16 @@ def _panoptic(labelled: Labelled, sink: Sink) -> None:
             shown = np.where(values == IGNORE, BACKGROUND, values)
             # an id is R + 256 G + 65536 B
             colours = np.stack([shown, np.zeros_like(shown), np.zeros_like(shown)], axis=-1)
-            buffer = io.BytesIO()
-            Image.fromarray(colours).save(buffer, "PNG")
-            labelled.folder.write(f"{PANOPTIC}/{image.output}", buffer.getvalue())
-            segments = [
-                {"id": value, "category_id": value, "area": int((values == value).sum()), "bbox": _box(values == value), "iscrowd": 0}
-                for value in _values(values)
-            ]
+            labelled.folder.write(f"{PANOPTIC}/{image.output}", png(Image.fromarray(colours)))
+            segments = [_segment(value, values == value) for value in _values(values)]
             yield {"image_id": image.number + 1, "file_name": image.output, "segments_info": segments}
 
     categories = ({**entry, "isthing": 0} for entry in _categories(labelled))
     _json(sink, {"images": _images(labelled), "annotations": annotations(), "categories": categories})
+
+
+def _segment(value: int, chosen: np.ndarray) -> dict[str, Any]:
+    return {"id": value, "category_id": value, "area": int(chosen.sum()), "bbox": _box(chosen), "iscrowd": 0}
 
 
 def _cvat(labelled: Labelled, sink: Sink) -> None:

@@ -58,7 +58,7 @@ class Decoders:
         waiting: list[tuple[Item, Future[Picture]]] = []
         for item, location in items:
             if self._threads is None:
-                yield item, lambda location=location: read_image(location, self._limits)
+                yield item, lambda location=location: read_image(location, **dataclasses.asdict(self._limits))
                 continue
             waiting.append((item, self._threads.submit(self._read, location)))
             if len(waiting) > self._workers + 1:
@@ -232,7 +232,7 @@ def serve() -> None:
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
             limited = True
         try:
-            picture = read_image(Location(*request["location"]), limits)
+            picture = read_image(Location(*request["location"]), **request["limits"])
         except ImageError as error:
             _send(sink, {"reason": str(error), "lasting": error.lasting})
             continue

@@ -52,8 +52,8 @@ class DoneTable:
         self._outputs.pop(number, None)
         if not ok:
             self._reasons[number] = str(row.get("reason", ""))
-        elif row["output"] != short_output(name):
-            self._outputs[number] = str(row["output"])
+        elif (planned := str(row["output"])[:-4] + ".png") != short_output(name):  # npz files have the same stem
+            self._outputs[number] = planned
 
     def get(self, number: int) -> Done | None:
         status = self._status[number]

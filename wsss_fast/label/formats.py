@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from wsss_fast.label.refine import Mask
-from wsss_fast.label.write import PALETTE
+from wsss_fast.label.write import mask_png, png
 
 ALPHA_FOLDERS = ("low", "high")
 # They are made of the masks, which are palette PNG.
@@ -35,21 +35,9 @@ def encode(mask: Mask, output: str, kind: str) -> dict[str, bytes]:
     return files
 
 
-def mask_png(values: np.ndarray) -> bytes:
-    image = Image.fromarray(values)
-    image.putpalette(PALETTE)
-    return _png(image)
-
-
 def index_png(values: np.ndarray) -> bytes:
     """16-bit grey: the value is the class index + 1, 65535 is to be ignored."""
-    return _png(Image.fromarray(values.astype(np.uint16)))
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
+    return png(Image.fromarray(values.astype(np.uint16)))
 
 
 def maps_npz(mask: Mask, maps: np.ndarray) -> bytes:

@@ -32,8 +32,10 @@ class Lock:
                 self._flock(handle)
                 # the owner before us may have removed the file while we waited for it
                 if _same(handle, self._folder.descriptor, self._name):
-                    os.ftruncate(handle, 0)
-                    os.write(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode() + b"\n")
+                    owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n"
+                    with self._folder.errors(self._name):
+                        os.ftruncate(handle, 0)
+                        os.write(handle, owner.encode("ascii"))
                     return handle
             except BaseException:
                 os.close(handle)

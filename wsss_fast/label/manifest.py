@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.label.names import printable
 from wsss_fast.label.done import DoneTable
+from wsss_fast.label.names import printable
 from wsss_fast.label.write import OutputFolder, OutputStoppedError, write_all
 
 NAME = "manifest.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import torch
 
 from wsss_fast.export import source
 from wsss_fast.export.engine import Engine, load_engine
-from wsss_fast.label.predict import ALPHA, BACKGROUND, Defaults, Prediction, chosen_device
+from wsss_fast.label.predict import ALPHA, BACKGROUND, BUILT_IN, Defaults, Prediction, chosen_device
 from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.methods._infer import resized
 
@@ -55,7 +56,9 @@ def load_source(model: Any, settings: LabelSettings, device: torch.device) -> tu
         return engine, None, engine.meta.classes
     else:
         if isinstance(model, str) and not Path(model).is_file():
-            hint = "a model is a checkpoint, an .onnx, .pt2 or engine file, or the name efficientnet-lite0"
+            close = difflib.get_close_matches(model, [BUILT_IN], 1)
+            known = f"a checkpoint, an .onnx, .pt2 or engine file, or the name {BUILT_IN}"
+            hint = f"did you mean '{close[0]}'?" if close else f"a model is {known}"
             raise SettingsError(f"label: 'model' must be a file or a known name, got '{model}'. Hint: {hint}")
         network, names = source.network(model, **given)
     return load_engine(network, settings.engine or "torch", device), network, names

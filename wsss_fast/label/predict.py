@@ -62,8 +62,13 @@ def load_model(model: Any, settings: LabelSettings) -> Model:
         return load_network(name, settings)
     if isinstance(model, Model):
         return model
+    from torch import nn
+
+    from wsss_fast.export.engine import Engine
     from wsss_fast.label.network import load_network
 
+    if not isinstance(model, nn.Module | Engine):
+        raise TypeError(f"label: 'model' must be a name, a file, a network or an engine, got {type(model).__name__}")
     return load_network(model, settings)
 
 
@@ -72,6 +77,8 @@ def resolved(model: Model, settings: LabelSettings) -> LabelSettings:
     defaults: Defaults = getattr(model, "defaults", Defaults())
     if settings.merge is not None and defaults.merge is None:
         raise SettingsError("label: 'merge' is for class maps, and the model gives scores of classes and background")
+    if settings.format == "alpha" and defaults.merge is None:
+        raise SettingsError("label: format alpha is made of class maps, and the model gives scores of classes and background")
     values: dict[str, Any] = {
         "scales": settings.scales or defaults.scales,
         "merge": settings.merge or defaults.merge,

@@ -31,7 +31,9 @@ def _neutral(default: Any, help: str) -> Any:
 class LabelSettings:
     # which network; the rest of a model's defaults come from its method
     engine: str | None = setting(None, "torch, ort, trt or aoti; default: what the model file is made for")
-    method: str | None = setting(None, "of a published .pth, or of a network without a checkpoint: cam, seam, cpn, eps, l2g, deeplab")
+    method: str | None = setting(
+        None, "cam, seam, cpn, eps, l2g or deeplab, for a published .pth or a network without a checkpoint"
+    )
     backbone: str | None = setting(None, "of such a network; default the method's first")
     published: str | None = setting(None, "paper or code: how such a network reads its paper")
     num_classes: int | None = setting(None, "object classes of such a network; default what its file has, else 20")
@@ -49,8 +51,12 @@ class LabelSettings:
     max_side: int = setting(1024, "bounds the longest side of the image before the scales multiply it")
     exif: str = setting("apply", "orientation stored in the file: apply (masks as displayed) or ignore (masks as stored)")
     # from maps to a mask
-    background: float | None = setting(None, "score of the background, of maps with a maximum of 1; default the method's, else 0.3")
-    alpha: float | None = setting(None, "the background is (1 - max of the maps)^alpha in place of a constant (walk: 16 for cam, else 6)")
+    background: float | None = setting(
+        None, "score of the background beside maps with a maximum of 1; default the method's, else 0.3"
+    )
+    alpha: float | None = setting(
+        None, "background (1 - max of the maps)^alpha in place of a constant (walk: 16 for cam, else 6)"
+    )
     walk: str | None = setting(None, "random walk along 'image' (its edges), or by an affinitynet or irn checkpoint")
     walk_beta: float | None = setting(None, "power of the affinities in the walk (default 8, irn 10)")
     walk_steps: int = setting(256, "steps of the walk")
@@ -68,7 +74,7 @@ class LabelSettings:
     max_pixels: int = _neutral(80_000_000, "images with more pixels are refused from their header")
     max_bytes: int = _neutral(512 * 1024 * 1024, "larger files are refused unread")
     timeout: float = _neutral(60.0, "seconds that reading one image may take")
-    workers: int | None = _neutral(None, "processes that read images, and threads that refine and write; 0: none (default by cores)")
+    workers: int | None = _neutral(None, "processes that read and threads that refine and write; 0: none (default by cores)")
     device: str = _neutral("auto", "auto, cpu or cuda")
 
     def __post_init__(self) -> None:
@@ -122,11 +128,12 @@ class LabelSettings:
 
         What files and device hold is part of the model's identity; the batches are part of the plan.
         """
-        named_by_identity = {"engine", "method", "backbone", "published", "num_classes", "random_weights", "classes", "walk", "labels"}
+        told_by_identity = {"engine", "method", "backbone", "published", "num_classes", "random_weights", "classes"}
+        told_by_identity |= {"walk", "labels"}
         chosen = {
             item.name: getattr(self, item.name)
             for item in dataclasses.fields(self)
-            if item.metadata.get("affects_masks", True) and item.name not in named_by_identity
+            if item.metadata.get("affects_masks", True) and item.name not in told_by_identity
         }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
 
 _NAME_LIMIT = 255
 _NOT_THE_NAMES_FAULT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
@@ -35,6 +39,18 @@ def voc_palette() -> list[int]:
 
 
 PALETTE = voc_palette()
+
+
+def mask_png(values: np.ndarray) -> bytes:
+    image = Image.fromarray(values)
+    image.putpalette(PALETTE)
+    return png(image)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
 
 
 class Sink:
@@ -87,7 +103,7 @@ class OutputFolder:
     @contextlib.contextmanager
     def replacing(self, name: str) -> Iterator[Sink]:
         """What is written into the sink becomes ``name``: written beside it, synced, then renamed."""
-        with self._errors(name), self._parent(name) as folder:
+        with self.errors(name), self._parent(name) as folder:
             last = PurePosixPath(name).name
             # Derived from the name, so that whoever resumes an interrupted job also replaces what it left behind.
             temporary = f".wsss-{hashlib.sha256(os.fsencode(last)).hexdigest()[:16]}.tmp"
@@ -128,11 +144,11 @@ class OutputFolder:
 
     def remove(self, name: str) -> None:
         """Removes a file of an earlier job, if it is still there."""
-        with self._errors(name), contextlib.suppress(FileNotFoundError), self._parent(name, create=False) as folder:
+        with self.errors(name), contextlib.suppress(FileNotFoundError), self._parent(name, create=False) as folder:
             os.unlink(PurePosixPath(name).name, dir_fd=folder)
 
     def open_append(self, name: str) -> int:
-        with self._errors(name):
+        with self.errors(name):
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             return os.open(name, flags, 0o666, dir_fd=self._root)
 
@@ -158,7 +174,8 @@ class OutputFolder:
             os.close(folder)
 
     @contextlib.contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
+    def errors(self, name: str) -> Iterator[None]:
+        """Whether the name or the folder is to blame."""
         try:
             yield
         except OSError as error:
