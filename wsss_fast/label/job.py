@@ -94,11 +94,12 @@ class Job:
                 batch.rows.append(self._start(image, outcome, folder, writers))
                 self._append(batches, job, wait=False)
             self._append(batches, job, wait=True)
-        except BaseException:
-            # whole batches that are on disk are kept, whatever stopped the job
+        except BaseException as error:
             writers.close()
-            with contextlib.suppress(Exception):
-                self._append(batches, job, wait=False)
+            if not isinstance(error, OutputStoppedError):
+                # whole batches that are on disk are kept, whatever stopped the job
+                with contextlib.suppress(Exception):
+                    self._append(batches, job, wait=False)
             raise
         writers.close()
         return computed
