@@ -13,6 +13,7 @@ import torch
 from wsss_fast.export import source
 from wsss_fast.export.engine import Engine, load_engine
 from wsss_fast.label.predict import ALPHA, BACKGROUND, BUILT_IN, Defaults, Prediction, chosen_device
+from wsss_fast.label.read import ImageError
 from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.methods._infer import resized
 
@@ -29,6 +30,7 @@ _SCORES = {
 }
 # Networks whose maps' means are those scores.
 _SCORED_BY_MAPS = ("eps", "l2g")
+SMALLEST_EXPORTED = 33  # export.onnx.dynamic_shapes
 _ALPHA = {"cam": 16.0}  # of PSA; the others follow SEAM
 
 
@@ -80,6 +82,7 @@ class NetworkModel:
         self._engine = engine
         self._scales = settings.scales or meta.scales
         self._flip = settings.flip
+        self._exported = engine.identity["engine"] != "torch"
         self._classifier = None
         self._by_maps = meta.method in _SCORED_BY_MAPS
         if meta.merge is None or settings.labels is not None:
@@ -102,6 +105,7 @@ class NetworkModel:
             # the image itself first: its maps or its classifier tell the classes
             for scale in sorted(self._scales, key=lambda scale: abs(scale - 1)):
                 small = self._engine.normalise(resized(image, scale))
+                self._check_size(small)
                 for mirrored in (False, True) if self._flip else (False,):
                     given = self._engine.forward_cam(small.flip(3) if mirrored else small)
                     if scores is None:
@@ -109,6 +113,13 @@ class NetworkModel:
                     maps.append((given if self.defaults.merge is None else self._engine.objects(given))[0])
                     flipped.append(mirrored)
         return Prediction(None if scores is None else scores.cpu(), tuple(maps), tuple(flipped))
+
+    def _check_size(self, image: Tensor) -> None:
+        height, width = image.shape[2:]
+        if self._exported and min(height, width) < SMALLEST_EXPORTED:
+            raise ImageError(
+                f"{width} x {height} pixels at one of the scales, and exported networks take {SMALLEST_EXPORTED} or more"
+            )
 
     def _scores(self, given: Tensor, image: Tensor) -> Tensor | None:
         if self._classifier is not None:
