@@ -261,11 +261,14 @@ def kills_and_resumes(tmp_path, count, seed):
     images = twenty(tmp_path)
     label(images, tmp_path / "whole", batch=3)
     whole, random = tree(tmp_path / "whole"), np.random.default_rng(seed)
+    process, started = start(images, tmp_path / "timed"), time.monotonic()
+    finish(process)
+    length = time.monotonic() - started
     interrupted = 0
     for n in range(count):
         out = tmp_path / f"killed{n}"
         process = start(images, out)
-        time.sleep(random.uniform(0, 0.8))
+        time.sleep(random.uniform(0, length))
         os.killpg(process.pid, signal.SIGKILL)
         finish(process)
         interrupted += not (out / "19.png").exists()
