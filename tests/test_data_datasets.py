@@ -168,6 +168,10 @@ def test_coco(tmp_path):
         verify(dataset)
     with pytest.raises(DataError, match=r"no single file of instances for split 'val2014'\. Hint: splits are train2014"):
         open_dataset(root, split="val2014")
+    with pytest.raises(DataError, match="there is no file val2014"):
+        open_dataset(root / "annotations" / "instances_train2014.json", split="val2014")
+    (tmp_path / "mine.txt").write_text("COCO_train2014_000000000004\n")
+    assert open_dataset(root, split=tmp_path / "mine.txt").ids == ["COCO_train2014_000000000004"]
 
 
 def test_coco_masks(tmp_path):
@@ -201,6 +205,11 @@ def test_folders(tmp_path):
     assert dataset.ids == ["cat/1", "cat/2", "cat/10", "dog/1.jpg", "dog/1.png"]
     assert indices(dataset) == [(0,), (0,), (0,), (1,), (1,)]
     verify(dataset)
+    for name in ("cat/1", "cat/2", "cat/10", "dog/1.jpg", "dog/1.png"):
+        save(tmp_path / "sal" / f"{name}.png", photo(0)[..., 0])
+    assert open_dataset(tmp_path, saliency="sal").ids == dataset.ids  # a folder of maps is no class
+    with pytest.raises(DataError, match=r"unknown classes in the folders \(2: dog of dog/1.jpg"):
+        open_dataset(tmp_path, saliency="sal", classes=["cat"])
 
 
 @pytest.mark.parametrize(
@@ -213,16 +222,23 @@ def test_folders(tmp_path):
 def test_folder_and_table(tmp_path, name, content):
     for image in ("sub/a.jpg", "b.png", "unlisted.png"):
         save(tmp_path / image, photo(0))
-        save(tmp_path.parent / "sal" / f"{image[:-4]}.png", photo(0)[..., 0])
+        save(tmp_path / "sal" / f"{image[:-4]}.png", photo(0)[..., 0])
     (tmp_path / name).write_text(content)
-    dataset = open_dataset(tmp_path, saliency=tmp_path.parent / "sal")
+    dataset = open_dataset(tmp_path, saliency="sal")
     assert dataset.kind == "images" and dataset.ids == ["b", "sub/a"] and indices(dataset) == [(0, 1), (0,)]
     assert verify(dataset, ["saliency"])[1].problems == []
+    assert open_dataset(tmp_path).ids == ["b", "sub/a"]  # names that are equal go before tails
     (tmp_path / "part.txt").write_text("sub/a.jpg\n")
-    assert open_dataset(tmp_path, split="part").ids == ["sub/a"]
+    assert open_dataset(tmp_path, split="part", saliency="sal").ids == ["sub/a"]
+    (tmp_path / "sub" / "a.jpg").rename(tmp_path / "a.jpg")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "a.jpg").rename(tmp_path / "other" / "a.jpg")
+    with pytest.raises(DataError, match=r"images of labels\.\w+ that are missing \(1: sub/a"):
+        open_dataset(tmp_path, saliency="sal")
+    (tmp_path / "other" / "a.jpg").rename(tmp_path / "sub" / "a.jpg")
     (tmp_path / "b.png").unlink()
     with pytest.raises(DataError, match=r"images of labels\.\w+ that are missing \(1: b"):
-        open_dataset(tmp_path)
+        open_dataset(tmp_path, saliency="sal")
 
 
 def test_bad_arguments(world, tmp_path):

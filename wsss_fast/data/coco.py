@@ -11,46 +11,36 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsss_fast.data._problems import DataError, refuse, shown
 from wsss_fast.data._text import read_json
-from wsss_fast.data.dataset import FROM_MASKS, NO_LABELS, Found, read_list, safe_name, table_given
-from wsss_fast.data.labels import from_coco, read_labels
+from wsss_fast.data.dataset import MAX_PIXELS, Asked, Found, read_list, safe_name, table_given
+from wsss_fast.data.labels import bare, from_coco, read_labels
 
 _PLACES = ("{}", "images/{}", "JPEGImages/{}", "images", "JPEGImages")
 
 
-def find(
-    path: Path,
-    kind: str,
-    split: str | Path | None,
-    masks: Path | None,
-    labels: str | Path | None,
-    names: Sequence[str] | None,
-    difficult: str,
-) -> Found:
-    file, root, part = _instances(path, split)
-    table = from_coco(read_json(file), names, shown(file.name))
+def find(asked: Asked) -> Found:
+    file, root, part = _instances(asked.path, asked.split)
+    table = from_coco(read_json(file), asked.names, shown(file.name))
     folder = next((root / place.format(part) for place in _PLACES if (root / place.format(part)).is_dir()), None)
     if folder is None:
         looked = ", ".join(place.format(part) for place in _PLACES)
         raise DataError(f"data: the images of {shown(file.name)} are not there. Hint: looked for {looked} in {shown(root)}")
-    found = {}
-    for row in table.indices:
-        name = safe_name(row, file)
-        found[str(PurePosixPath(name).with_suffix(""))] = folder / name
-    if split is not None and Path(split).is_file():
-        found = _listed(found, Path(split))
+    images = {bare(name): folder / name for name in (safe_name(row, file) for row in table.indices)}
+    if asked.split is not None and str(asked.split) != part:
+        images = _listed(images, Path(asked.split))
     default = root / "SegmentationClass" / part
-    mask_folder = masks or (default if default.is_dir() else None)
-    files = {} if mask_folder is None else {image: mask_folder / f"{image}.png" for image in found}
-    if labels is not None and str(labels) not in (FROM_MASKS, NO_LABELS) and table_given(root, labels) != file:
-        table = read_labels(table_given(root, labels) or file, classes=names or table.classes, difficult=difficult)
-    return Found(found, files, table, table.classes)
+    mask_folder = asked.masks or (default if default.is_dir() else None)
+    masks = {} if mask_folder is None else {image: mask_folder / f"{image}.png" for image in images}
+    given = None if asked.labels is None else table_given(root, asked.labels)
+    if given is not None:
+        table = read_labels(given, classes=asked.names or table.classes, difficult=asked.difficult)
+    return Found(images, masks, table, table.classes)
 
 
 def _instances(path: Path, split: str | Path | None) -> tuple[Path, Path, str]:
@@ -71,10 +61,10 @@ def _instances(path: Path, split: str | Path | None) -> tuple[Path, Path, str]:
     return file, root, file.stem.removeprefix("instances_")
 
 
-def _listed(found: dict[str, Path], path: Path) -> dict[str, Path]:
-    chosen = [str(PurePosixPath(row.image).with_suffix("")) for row in read_list(path)]
-    refuse(f"data: images of the list {shown(path.name)} that are missing", [image for image in chosen if image not in found])
-    return {image: found[image] for image in chosen}
+def _listed(images: dict[str, Path], path: Path) -> dict[str, Path]:
+    chosen = [bare(row.image) for row in read_list(path)]
+    refuse(f"data: images of the list {shown(path.name)} that are missing", [image for image in chosen if image not in images])
+    return {image: images[image] for image in chosen}
 
 
 def write_masks(instances: str | Path, out: str | Path) -> int:
@@ -89,7 +79,7 @@ def write_masks(instances: str | Path, out: str | Path) -> int:
     folder = OutputFolder(Path(out))
     try:
         for name, mask in _drawn(whole, table.classes):
-            folder.write(f"{PurePosixPath(safe_name(name, Path(instances))).with_suffix('')}.png", mask_png(mask))
+            folder.write(f"{bare(safe_name(name, Path(instances)))}.png", mask_png(mask))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -110,6 +100,8 @@ def _drawn(whole: dict, classes: Sequence[str]) -> Iterator[tuple[str, np.ndarra
         of_image[entry["image_id"]].append(entry)
     for image in whole["images"]:
         height, width = image["height"], image["width"]
+        if not 0 < height * width <= MAX_PIXELS:
+            raise ValueError(f"{image['file_name']} is said to have {width} x {height} pixels")
         mask = np.zeros((height, width), np.uint8)
         for entry in sorted(of_image[image["id"]], key=lambda entry: -entry["area"]):
             shape = entry["segmentation"]

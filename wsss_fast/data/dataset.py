@@ -13,7 +13,7 @@ import numpy as np
 
 from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown, some
 from wsss_fast.data._text import read_json, read_text
-from wsss_fast.data.labels import ImageLabels, image_name, read_classes, read_labels
+from wsss_fast.data.labels import ImageLabels, checked_classes, image_name, read_classes
 from wsss_fast.label.read import ImageError, read_indices
 
 KINDS = ("voc", "coco", "folders", "images")
@@ -23,6 +23,9 @@ MAX_BYTES = 512 * 1024 * 1024
 IGNORE = 255
 FROM_MASKS = "masks"
 NO_LABELS = "none"
+NO_AFFINITY = (
+    "data: labels of pairs are wanted, and none are given. Hint: affinity= names their folder; methods.pair_labels makes them"
+)
 NO_SALIENCY = "data: saliency maps are wanted, and none are given. Hint: saliency= names their folder; `wsss saliency` makes them"
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class Dataset:
     masks: Mapping[str, Path] = field(repr=False)
     saliency: Path | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)  # where labels and saliency maps come from
+    affinity: Path | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,9 +62,31 @@ class Dataset:
     def saliency_path(self, image: str) -> Path | None:
         return None if self.saliency is None else self.saliency / f"{image}.png"
 
+    def affinity_path(self, image: str) -> Path | None:
+        """Maps of AffinityNet, or an index image of labels."""
+        if self.affinity is None:
+            return None
+        maps = self.affinity / f"{image}.npz"
+        return maps if maps.is_file() else self.affinity / f"{image}.png"
+
     def only(self, images: Sequence[str]) -> Dataset:
         """The same with some images alone, in the order given."""
         return dataclasses.replace(self, ids=list(images))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `open_dataset` passes on to a layout's `find`."""
+
+    path: Path
+    kind: str
+    split: str | Path | None
+    labels: str | Path | None
+    masks: Path | None
+    saliency: Path | None
+    affinity: Path | None
+    names: tuple[str, ...] | None  # of the classes
+    difficult: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +109,7 @@ def open_dataset(
     classes: Sequence[str] | str | Path | None = None,
     difficult: str = "keep",
     empty: str = "stop",
+    affinity: str | Path | None = None,
 ) -> Dataset:
     """Find images and join them with their labels.
 
@@ -99,6 +126,7 @@ def open_dataset(
         classes: class names in order, or a file of them. By default classes.txt in the folder, else those of the labels.
         difficult: keep or drop VOC's difficult objects.
         empty: what happens to images without a class: stop, drop (leave them out) or keep.
+        affinity: folder of labels of pairs, ID.npz or ID.png (see `methods.pair_labels`); also by its name inside `path`.
 
     Raises:
         DataError: with the first five cases and a hint. `verify.verify` looks at the files themselves.
@@ -116,15 +144,16 @@ def open_dataset(
     root = path if path.is_dir() else path.parent
     if classes is None and (root / "classes.txt").is_file():
         classes = root / "classes.txt"
-    names = read_classes(classes) if isinstance(classes, str | Path) else tuple(classes) if classes is not None else None
+    names = read_classes(classes) if isinstance(classes, str | Path) else classes and checked_classes(tuple(classes), "'classes'")
     mask_folder = None if masks is None else inside(root, masks, "masks")
+    saliency_folder = None if saliency is None else inside(root, saliency, "saliency")
+    affinity_folder = None if affinity is None else inside(root, affinity, "affinity")
     layout = {"voc": voc, "coco": coco, "folders": folder, "images": folder}[kind]
-    found: Found = layout.find(path, kind, split, mask_folder, labels, names, difficult)
+    found: Found = layout.find(Asked(path, kind, split, labels, mask_folder, saliency_folder, affinity_folder, names, difficult))
     if not found.images:
         raise DataError(f"data: no images in {shown(path)}" + (f", split {shown(split)}" if split else ""))
     table = _labels(found, labels, names)
     joined = _joined(table, found, empty) if table is not None else {}
-    saliency_folder = None if saliency is None else inside(root, saliency, "saliency")
     provenance: dict[str, Any] = {"labels": table.source if table is not None else "none"}
     if saliency_folder is not None:
         provenance["saliency"] = saliency_provenance(saliency_folder)
@@ -133,7 +162,9 @@ def open_dataset(
     if class_names is None:
         raise DataError("data: without labels the classes are unknown. Hint: put their names into classes.txt, one a line")
     log.info("%s: %d images, %d classes, labels from %s", root, len(ids), len(class_names), provenance["labels"])
-    return Dataset(root, kind, list(class_names), ids, found.images, joined, found.masks, saliency_folder, provenance)
+    return Dataset(
+        root, kind, list(class_names), ids, found.images, joined, found.masks, saliency_folder, provenance, affinity_folder
+    )
 
 
 def _guess(path: Path, labels: str | Path | None) -> str:
@@ -147,7 +178,9 @@ def _guess(path: Path, labels: str | Path | None) -> str:
 def _labels(found: Found, asked: str | Path | None, names: tuple[str, ...] | None) -> ImageLabels | None:
     if asked is not None and str(asked) == NO_LABELS:
         return None
-    table = labels_of_masks(found, names) if asked is not None and str(asked) == FROM_MASKS else found.labels
+    table = found.labels
+    if asked is not None and str(asked) == FROM_MASKS:
+        table = labels_of_masks(found, names or (tuple(table.classes) if table is not None else None))
     if table is None:
         hint = "name them with labels=, as in labels='cls_labels.npy' or labels='labels.csv'"
         raise DataError(f"data: there are no image-level labels. Hint: {hint}")
@@ -209,11 +242,6 @@ def table_given(root: Path, labels: str | Path | None) -> Path | None:
     if not Path(labels).exists() and (root / labels).exists():
         return root / labels
     return Path(labels)
-
-
-def table_of(root: Path, labels: str | Path | None, names: Sequence[str] | None, difficult: str) -> ImageLabels | None:
-    given = table_given(root, labels)
-    return None if given is None else read_labels(given, classes=names, difficult=difficult)
 
 
 def inside(root: Path, folder: str | Path, argument: str) -> Path:

@@ -49,53 +49,58 @@ class ImageLabels:
         return vector
 
     def join(self, images: Iterable[str]) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-        """The labels of `images`, and the images that have none.
+        """The labels of `images`, and the images that have none."""
+        images = list(images)
+        rows = self.rows(images)
+        return {image: self.indices[row] for image, row in rows.items()}, [image for image in images if image not in rows]
+
+    def rows(self, images: Iterable[str]) -> dict[str, str]:
+        """image → the name of its row.
 
         A row belongs to an image when, extensions aside, one name is the tail of the other: `2007_000032`,
         `JPEGImages/2007_000032.jpg` and `2007_000032.png` are one image, `a/1.jpg` and `b/1.jpg` are not.
         """
-        rows: dict[str, list[str]] = defaultdict(list)
+        by_stem: dict[str, list[str]] = defaultdict(list)
         for row in self.indices:
-            rows[_stem(row)].append(row)
-        chosen = {image: _closest(image, rows.get(_stem(image), ())) for image in images}
+            by_stem[_stem(row)].append(row)
+        chosen = {image: _closest(image, by_stem.get(_stem(image), ())) for image in images}
         refuse(
             f"labels: images with more than one row in {self.source}",
             [image for image, found in chosen.items() if len(found) > 1],
             "give the rows the folders of their images",
         )
-        equal = {found[0] for image, found in chosen.items() if found and _bare(found[0]) == _bare(image)}
+        equal = {found[0] for image, found in chosen.items() if found and bare(found[0]) == bare(image)}
         taken: dict[str, list[str]] = defaultdict(list)
         for image, found in chosen.items():
-            if found and (found[0] not in equal or _bare(found[0]) == _bare(image)):
+            if found and (found[0] not in equal or bare(found[0]) == bare(image)):
                 taken[found[0]].append(image)
         refuse(
             f"labels: rows of {self.source} that fit more than one image",
             [row for row, several in taken.items() if len(several) > 1],
             "give the rows the folders of their images",
         )
-        joined = {several[0]: self.indices[row] for row, several in taken.items()}
-        joined = {image: joined[image] for image in chosen if image in joined}
-        return joined, [image for image in chosen if image not in joined]
+        return {image: row for row, (image,) in taken.items()}
 
 
 def _closest(image: str, rows: Sequence[str]) -> list[str]:
-    for same in (lambda row: row == image, lambda row: _bare(row) == _bare(image), lambda row: _tail(row, image)):
+    for same in (lambda row: row == image, lambda row: bare(row) == bare(image), lambda row: _tail(row, image)):
         if found := [row for row in rows if same(row)]:
             return found
     return []
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
+    """Without the extension of an image; other dots stay."""
     path = PurePosixPath(name)
     return name[: -len(path.suffix)] if path.suffix.lower() in EXTENSIONS else name
 
 
 def _stem(name: str) -> str:
-    return _bare(name).rpartition("/")[2]
+    return bare(name).rpartition("/")[2]
 
 
 def _tail(first: str, second: str) -> bool:
-    first, second = "/" + _bare(first), "/" + _bare(second)
+    first, second = "/" + bare(first), "/" + bare(second)
     return first.endswith(second) or second.endswith(first)
 
 
@@ -115,7 +120,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     names = tuple(line for line in lines if line)
     if names and names[0].lower() in ("background", "_background_"):
         names = names[1:]
-    return _checked_classes(names, f"classes file {shown(path)}")
+    return checked_classes(names, f"classes file {shown(path)}")
 
 
 def read_labels(
@@ -149,7 +154,7 @@ def read_labels(
     if isinstance(classes, str | Path):
         classes = read_classes(classes)
     elif classes is not None:
-        classes = _checked_classes(tuple(classes), "'classes'")
+        classes = checked_classes(tuple(classes), "'classes'")
     source = shown(path.name or path)
     if kind == "npy":
         return _from_npy(path, classes, source)
@@ -184,7 +189,7 @@ def _guess(path: Path) -> str:
     return known[suffix]
 
 
-def _checked_classes(names: tuple[str, ...], what: str) -> tuple[str, ...]:
+def checked_classes(names: tuple[str, ...], what: str) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise DataError(f"labels: {what} must hold at least one class name, and no empty one")
     refuse(f"labels: {what} names classes twice", doubles(names))
@@ -276,7 +281,7 @@ def from_coco(whole: Any, classes: Sequence[str] | None, source: str) -> ImageLa
     except (KeyError, TypeError, AttributeError) as error:
         hint = "instances are images (id, file_name), annotations (image_id, category_id) and categories (id, name)"
         raise DataError(f"labels: {source} is no COCO file: {type(error).__name__} {error}. Hint: {hint}") from None
-    return from_rows(rows, _checked_classes(names, source) if classes is None else classes, source)
+    return from_rows(rows, checked_classes(names, source) if classes is None else classes, source)
 
 
 def _from_folders(root: Path, classes: Sequence[str] | None, source: str) -> ImageLabels:
@@ -284,7 +289,7 @@ def _from_folders(root: Path, classes: Sequence[str] | None, source: str) -> Ima
     folders = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: natural_key(entry.name))
     if not folders:
         raise DataError(f"labels: {shown(root)} holds no folders. Hint: one folder a class, named like it, is expected")
-    names = _checked_classes(tuple(folder.name for folder in folders), source) if classes is None else tuple(classes)
+    names = checked_classes(tuple(folder.name for folder in folders), source) if classes is None else tuple(classes)
     rows = [
         (path.relative_to(root).as_posix(), [folder.name])
         for folder in folders

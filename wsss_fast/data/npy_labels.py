@@ -54,6 +54,8 @@ def read(path: str | Path) -> dict[str | int, np.ndarray]:
     """id → array of one dimension. The ids are strings or whole numbers, as they stand in the file."""
     path = Path(path)
     try:
+        if not path.is_file():
+            raise DataError(f"labels: there is no file {shown(path)}")
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"it is larger than {LARGEST_FILE >> 20} MiB")
         with path.open("rb") as file:
@@ -61,6 +63,8 @@ def read(path: str | Path) -> dict[str | int, np.ndarray]:
             entries = _entries(_follow(file.read()))
     except OSError as error:
         raise DataError(f"labels: cannot read {shown(path)}: {error.strerror}") from None
+    except DataError:
+        raise
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
         hint = "a dict of image id to an array of 0 and 1, saved with numpy.save, is expected; nothing in the file was run"
         raise DataError(f"labels: {shown(path)} is no cls_labels.npy: {error}. Hint: {hint}") from None

@@ -182,6 +182,14 @@ def read_files(out: Path) -> dict[str, dict[str, Any]]:
     return {str(record.get("output")): record for record in found}
 
 
+def classes_of_job(out: Path) -> list[str]:
+    """The class names a job's masks were made with, in the order of the mask values; empty without a manifest."""
+    for path in manifests(out):
+        for record, _ in _records(path):
+            return [str(name) for name in record.get("classes", [])]
+    return []
+
+
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Each whole line with the offset behind it."""
     try:
@@ -206,7 +214,7 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     if found.get("kind") != "header":
         raise ManifestError(f"label: {printable(str(path))} does not begin with a header. {_RESTART}")
-    changes = [change for key in COMPARED for change in _differences(key, found.get(key), wanted[key])]
+    changes = [change for key in COMPARED for change in differences(key, found.get(key), wanted[key])]
     if changes:
         raise ManifestError(
             f"label: {printable(str(path.parent))} holds masks made differently:\n  "
@@ -215,10 +223,11 @@ def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
         )
 
 
-def _differences(name: str, old: Any, new: Any) -> list[str]:
+def differences(name: str, old: Any, new: Any) -> list[str]:
+    """A line for each setting that is not what it was."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in _differences(f"{name}.{key}", old.get(key), new.get(key))]
+        return [line for key in keys for line in differences(f"{name}.{key}", old.get(key), new.get(key))]
     if old == new:
         return []
     if isinstance(old, list) and isinstance(new, list) and len(old) + len(new) > 40:
