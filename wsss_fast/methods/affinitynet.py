@@ -140,6 +140,7 @@ def _walked(model: AffinityNet, pixels: Tensor, rows: Tensor, beta: float, steps
 
 class AffinityNet(Method):
     name = "affinitynet"
+    outputs = ("planes",)
     new_layers = ("f8_*", "gn8_*", "f9.*")
     radius: int
 

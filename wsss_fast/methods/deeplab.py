@@ -94,6 +94,8 @@ class DeepLab(Method, nn.Module):
 
     name = "deeplab"
     new_layers = ("base.aspp.*", "base.fov.*", "aspp.*", "conv_fov*", "bn_fov*", "cls_conv.*")
+    background = "first"
+    outputs = ("logits",)
 
     def __init__(self, num_classes: int, published: str | None, backbone: str, head: str, scales: tuple[float, ...]) -> None:
         super().__init__()
@@ -122,10 +124,6 @@ class DeepLab(Method, nn.Module):
         if self.published == "code" and (self.backbone_name, self.head) == ("vgg16", "largefov"):
             return INFERENCE["largefov"]
         return INFERENCE.get((self.backbone_name, self.head), INFERENCE[self.head])
-
-    @staticmethod
-    def objects(maps: Tensor) -> Tensor:
-        return maps[:, 1:]
 
 
 class DeepLabCaffe(DeepLab):
@@ -227,8 +225,9 @@ class DeepLabResNet38(DeepLab):
         return self.cls_conv(self.dropout1(x))
 
     def foldable(self) -> list:
-        pairs = [([self.conv_fov], self, "bn_fov"), ([self.conv_fov2], self, "bn_fov2")]
-        return pairs if self.head == "largefov" else []
+        if self.head == "aspp":
+            return []
+        return [([self.conv_fov], self, "bn_fov"), ([self.conv_fov2], self, "bn_fov2")]
 
 
 def _branch(inputs: int, middle: int, outputs: int, rate: int) -> nn.Module:
