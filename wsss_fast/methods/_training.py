@@ -14,6 +14,7 @@ segments    int32 [N, H, W]                superpixels, -1 at padding; optional 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -182,7 +183,8 @@ def check_finite(terms: dict[str, Tensor], names: list[str]) -> None:
     """
     if bool(torch.isfinite(terms["total"])):
         return
-    wrong = ", ".join(f"{name} = {float(value):g}" for name, value in terms.items() if not bool(torch.isfinite(value)))
+    values = {name: value.item() for name, value in terms.items()}
+    wrong = ", ".join(f"{name} = {value:g}" for name, value in values.items() if not math.isfinite(value))
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     hint = "a lower lr, or fp32 in place of fp16; the last checkpoint is from before"
     raise FloatingPointError(f"train: the loss is not finite ({wrong}) in the batch of {shown}. Hint: {hint}")
