@@ -130,18 +130,18 @@ class L2gSettings(TrainSettings):
     nesterov: bool = setting(True, "Nesterov's form of the momentum")
     schedule: str = setting("step", "poly: (1 - t / T)^power; step: times `decay` at the epochs `decay_epochs`")
     decay_epochs: tuple[float, ...] = setting((5.0,), "epochs (counted from 0) at which the step schedule lowers the rate")
-    saliency: bool = setting(True, "learn the shape of objects from saliency maps")
+    shape: bool = setting(True, "learn the shape of objects from saliency maps")
     patch: int = setting(320, "side of the patches that the local network sees, of a crop of 448 pixels; of others in proportion")
     patches: int = setting(4, "patches an image")
     corners: bool = setting(False, "the first four patches are the corners; the others are drawn")
-    threshold: float = setting(0.001, "attention above which a place of a patch belongs to a class (with saliency)")
-    binary_background: bool = setting(True, "the background of the target is 0 or 1 too (with saliency)")
+    threshold: float = setting(0.001, "attention above which a place of a patch belongs to a class (with `shape`)")
+    binary_background: bool = setting(True, "the background of the target is 0 or 1 too (with `shape`)")
     weight: float = setting(10.0, "of the transfer")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check = Checks(self)
-        for name in ("saliency", "corners", "binary_background"):
+        for name in ("shape", "corners", "binary_background"):
             check.boolean(name)
         check.whole("patch", 8, CROP)
         check.whole("patches", 1, 1000)
@@ -168,13 +168,13 @@ class L2gTraining(Training):
         local = type(model)(model.num_classes, model.published, **model.options)
         local.options = model.options
         super().__init__(model, settings, local=local)
-        self.wants = ("saliency",) if settings.saliency else ()
+        self.wants = ("saliency",) if settings.shape else ()
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         chosen, image = self.settings, self.image(batch)
         boxes = self.boxes(len(image), *image.shape[2:])
         saliency = None
-        if chosen.saliency:
+        if chosen.shape:
             whole = batch["saliency"].float()
             # 0 / 1 where nothing is salient
             saliency = cut(whole / whole.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1), boxes)
