@@ -123,7 +123,7 @@ def test_saliency_is_cut_and_stretched() -> None:
     without = {key: value for key, value in batch.items() if key != "saliency"}
     terms = []
     for given, used in ((batch, True), (halved, True), (batch, False), (without, False)):
-        training = small("l2g", saliency=used, patch=384)
+        training = small("l2g", shape=used, patch=384)
         assert training.wants == (("saliency",) if used else ())
         torch.manual_seed(7)
         terms.append(training(given)["transfer"].item())

@@ -121,6 +121,7 @@ class Training(nn.Module, ABC):
     """A method in training. ``forward`` takes a batch and gives the terms of the loss, their sum under "total"."""
 
     wants: tuple[str, ...] = ()  # what a batch must hold besides pixels, inside, labels and names
+    takes: tuple[str, ...] = ()  # what the step makes itself unless a loader's workers have made it
 
     def __init__(self, model: Method, settings: TrainSettings, **others: Method) -> None:
         super().__init__()
