@@ -55,6 +55,15 @@ def test_groups_of_a_whole_network() -> None:
     assert "model.norm.bias" in groups["biases"][2] and "model.conv1_1.weight" in groups["weights"][2]
 
 
+def test_new_layers_of_each_method() -> None:
+    new = {"cam": {"fc8"}, "eps": {"fc8"}, "seam": {"fc8", "f8_3", "f8_4", "f9"}}
+    new |= {"cpn": new["seam"] | {"f10"}, "l2g": new["seam"]}
+    for name, layers in new.items():
+        networks = ("model", "local") if name == "l2g" else ("model",)
+        found = by_name(methods.training(name, 3, **SMALL))["new weights"][2]
+        assert found == {f"{network}.{layer}.weight" for network in networks for layer in layers}
+
+
 def test_new_rate_is_that_of_the_settings() -> None:
     training = methods.training("cam", 3, settings=methods.settings("cam", lr=1.0, new_rate=3.0), **SMALL)
     assert by_name(training)["new weights"][0] == 3.0

@@ -16,6 +16,7 @@ affinity    uint8 [N, h, w]                on the network's grid: 0 background, 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ class Training(nn.Module, ABC):
 
     wants: tuple[str, ...] = ()  # what a batch must hold besides pixels, inside, labels and names
     wants_labels: bool = True
+    takes: tuple[str, ...] = ()  # what the step makes itself unless a loader's workers have made it
 
     def __init__(self, model: Method, settings: TrainSettings, **others: Method) -> None:
         super().__init__()
@@ -218,7 +220,8 @@ def check_finite(terms: dict[str, Tensor], names: list[str]) -> None:
     """
     if bool(torch.isfinite(terms["total"])):
         return
-    wrong = ", ".join(f"{name} = {float(value):g}" for name, value in terms.items() if not bool(torch.isfinite(value)))
+    values = {name: value.item() for name, value in terms.items()}
+    wrong = ", ".join(f"{name} = {value:g}" for name, value in values.items() if not math.isfinite(value))
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     hint = "a lower lr, or fp32 in place of fp16; the last checkpoint is from before"
     raise FloatingPointError(f"train: the loss is not finite ({wrong}) in the batch of {shown}. Hint: {hint}")
