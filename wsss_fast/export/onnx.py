@@ -50,6 +50,11 @@ def exportable(model: nn.Module, precision: str) -> ForwardCam:
     return ForwardCam(folded, precision).eval()
 
 
+def example(device: torch.device | str = "cpu") -> Tensor:
+    """What is traced: no axis is 1, which the tracer would take for a constant."""
+    return torch.zeros(TRACED, device=device)
+
+
 def dynamic_shapes() -> dict[str, dict[int, Any]]:
     from torch.export import Dim
 
@@ -77,7 +82,7 @@ def write_onnx(
     onnx = require("onnx")
     require("onnxscript")
     with whole_file(path) as part:
-        program = _trace(exportable(model, precision), meta)
+        program = trace(exportable(model, precision), meta)
         proto = _finished(program, meta)
         del program
         onnx.save(proto, part)
@@ -87,14 +92,13 @@ def write_onnx(
     return meta
 
 
-def _trace(module: ForwardCam, meta: EngineMeta) -> Any:
+def trace(module: ForwardCam, meta: EngineMeta) -> Any:
     from wsss_fast.export.functions import known_nodes, translations
 
-    example = torch.zeros(TRACED)
     with _quiet(), known_nodes(), torch.no_grad():
         return torch.onnx.export(
             module,
-            (example,),
+            (example(),),
             dynamo=True,
             input_names=["image"],
             output_names=list(meta.outputs),
