@@ -16,6 +16,7 @@ COMMANDS = {
     "label": "label a folder of images: one palette PNG an image",
     "demo": "label three real photos, offline, and say how to look at them",
     "bench": "measure an operation against its peers",
+    "export": "turn a network into an ONNX file or an engine, and try it",
     "convert": "turn a published checkpoint into one file that describes itself",
     "doctor": "show what this installation has, lacks and can use",
 }
@@ -52,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def main_label(argv: Sequence[str] | None = None) -> int:
     """The console script `wsss-label`: the verb named most, without the space."""
     return main(["label", *(sys.argv[1:] if argv is None else argv)])
+
+
+def main_export(argv: Sequence[str] | None = None) -> int:
+    """The console script `wsss-export`."""
+    return main(["export", *(sys.argv[1:] if argv is None else argv)])
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -56,20 +56,24 @@ def write_aoti(
     if path.suffix.lower() != ".pt2":
         raise ValueError(f"export: 'path' must end in .pt2, got '{path.name}'")
     meta = EngineMeta.of(model, classes, precision)
-    with whole_file(path) as part, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about itself
-        _compile(exportable(model, precision).to(device), device, part, meta)
+    with whole_file(path) as part, tempfile.TemporaryDirectory(prefix=".wsss-", dir=path.parent) as folder:
+        # the archive inside bears the name that it is written under
+        made = Path(folder) / path.name
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about itself
+            _compile(exportable(model, precision).to(device), device, made, meta)
+        made.replace(part)
     return meta
 
 
-def _compile(module: ForwardCam, device: torch.device, part: Path, meta: EngineMeta) -> None:
+def _compile(module: ForwardCam, device: torch.device, path: Path, meta: EngineMeta) -> None:
     from torch._inductor import aoti_compile_and_package
 
     with torch.no_grad():
         program = torch.export.export(module, (example(device),), dynamic_shapes=dynamic_shapes())
         metadata = {META: meta.to_json(), DEVICE: device.type}
         try:
-            aoti_compile_and_package(program, package_path=str(part), inductor_configs={"aot_inductor.metadata": metadata})
+            aoti_compile_and_package(program, package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata})
         except Exception as error:  # of whatever compiler was asked
             reason = " ".join(str(error).split())[:300]
             hint = "a CPU needs a C++ compiler (CXX), CUDA needs Triton"

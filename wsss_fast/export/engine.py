@@ -216,7 +216,7 @@ def load_engine(
     elif kind == "aoti":
         from wsss_fast.export import aoti as own
     else:
-        own = _tensorrt()
+        own = tensorrt()
     if from_file:
         return own.load(Path(model), place, threads)
     from wsss_fast.export.source import network
@@ -239,7 +239,7 @@ def _kind(model: Any, asked: str | None) -> str:
     return asked or own or "torch"
 
 
-def _tensorrt() -> Any:
+def tensorrt() -> Any:
     try:
         from wsss_fast.export import trt
     except ModuleNotFoundError as error:

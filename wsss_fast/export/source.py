@@ -25,6 +25,11 @@ def network(model: str | os.PathLike[str] | nn.Module, **source: Any) -> tuple[n
             raise TypeError(f"export: 'model' must be a network of methods.create, got {type(model).__name__}")
         return model.eval(), ()
     if os.fspath(model) == BUILT_IN:
+        if any(value is not None for value in source.values()):
+            given = next(name for name, value in source.items() if value is not None)
+            raise ValueError(
+                f"export: '{given}' is decided in the built-in model '{BUILT_IN}'. Hint: a checkpoint, or --random-weights"
+            )
         return _built_in(), ()
     return checkpoint.load(model, **source), tuple(weights.describe(model).get("classes", ()))
 
