@@ -72,7 +72,7 @@ def export(
     try:
         staging = tempfile.TemporaryDirectory(prefix=".wsss-", dir=out.parent)
     except OSError as error:
-        raise OSError(error.errno, f"export: cannot write '{out}': {error.strerror}") from None
+        raise OSError(f"export: cannot write '{out}': {error.strerror}") from None
     with staging as folder:
         graph = Path(folder) / f"{out.stem}.onnx"
         if onnx is not None:
@@ -92,7 +92,7 @@ def export(
             made = tensorrt.build_for_export(graph, Path(folder) / out.name, settings)
         elif settings.engine != "aoti":
             made = graph
-        report, reason = None, _cannot_run(settings, meta, device)
+        report, reason = None, _cannot_verify(settings, meta, device, module)
         if reason is None:
             progress("verifying")
             engine = engines.load_engine(made, _runner(settings.engine), device, settings.threads)
@@ -152,11 +152,13 @@ def _runner(engine: str) -> str:
     return {"onnx": "ort", "ort": "ort", "aoti": "aoti"}.get(engine, "trt")
 
 
-def _cannot_run(settings: ExportSettings, meta: EngineMeta, device: torch.device) -> str | None:
+def _cannot_verify(settings: ExportSettings, meta: EngineMeta, device: torch.device, module: nn.Module | None) -> str | None:
     if settings.engine in ("trt", "trt-rtx") and not torch.cuda.is_available():
         return "TensorRT engines run on a GPU, and this machine has none"
     if meta.precision == "bf16" and settings.engine in ("onnx", "ort") and device.type == "cpu":
         return "ONNX Runtime has no bfloat16 convolutions on a CPU"
+    if module is None and settings.engine in ("onnx", "ort") and device.type == "cpu":
+        return "there is nothing to hold it against. Hint: give the network too, as MODEL"
     return None
 
 

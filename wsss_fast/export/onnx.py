@@ -116,7 +116,7 @@ def _finished(program: Any, meta: EngineMeta) -> Any:
 
     proto = program.model_proto
     complete(proto)
-    _demand_dynamic(proto, meta)
+    demand_dynamic(proto, meta)
     versions = {**meta.versions, "onnx": onnx.__version__, "onnxscript": require("onnxscript").__version__}
     onnx.helper.set_model_props(proto, {META: replace(meta, versions=versions).to_json()})
     proto.producer_name, proto.producer_version = "wsss_fast", __version__
@@ -124,7 +124,7 @@ def _finished(program: Any, meta: EngineMeta) -> Any:
     return proto
 
 
-def _demand_dynamic(proto: Any, meta: EngineMeta) -> None:
+def demand_dynamic(proto: Any, meta: EngineMeta) -> None:
     """An axis that the exporter fixed without a word would fail on the first image of another size."""
     (image,) = proto.graph.input
     for value, fixed in ((image, (1,)), *((output, (1,)) for output in proto.graph.output)):
@@ -139,7 +139,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         handle, name = tempfile.mkstemp(prefix=".wsss-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise OSError(error.errno, f"export: cannot write '{path}': {error.strerror}") from None
+        raise OSError(f"export: cannot write '{path}': {error.strerror}") from None
     os.close(handle)
     part = Path(name)
     try:
