@@ -50,7 +50,7 @@ def test_what_fails_its_verification_is_not_put_in_place(checkpoint: Path, tmp_p
     out.write_text("old")
     wrong = tampered(SMALLEST, tmp_path, "conv4_2")
     settings = ExportSettings(verify=str(images), device="cpu")
-    with pytest.raises(VerificationError, match="first node that diverges: .*layer conv4_2") as caught:
+    with pytest.raises(VerificationError, match=r"first node that diverges: .*layer conv4_2") as caught:
         export(checkpoint, out, settings, onnx=wrong)
     assert out.read_text() == "old" and not caught.value.report.passed
     assert "FAILED" in (tmp_path / "out.onnx.verify.md").read_text()

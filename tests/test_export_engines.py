@@ -87,13 +87,13 @@ def test_threads_are_those_of_torch_unless_told(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_provider_stands_in_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RuntimeError, match="this onnxruntime has no CUDAExecutionProvider. Hint: pip uninstall onnxruntime"):
+    with pytest.raises(RuntimeError, match=r"this onnxruntime has no CUDAExecutionProvider\. Hint: pip uninstall onnxruntime"):
         ort.session(onnx_file(SMALLEST), torch.device("cuda"))
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="'device' must be a device of this machine, got 'cuda'"):
             load_engine(onnx_file(SMALLEST), device="cuda")
     monkeypatch.setitem(ort.PROVIDERS, "cpu", "AzureExecutionProvider")
-    with pytest.raises(RuntimeError, match="runs .* on CPUExecutionProvider, asked for AzureExecutionProvider|cannot run"):
+    with pytest.raises(RuntimeError, match=r"runs .* on CPUExecutionProvider, asked for AzureExecutionProvider|cannot run"):
         ort.session(onnx_file(SMALLEST), torch.device("cpu"))
 
 

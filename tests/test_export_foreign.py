@@ -1,4 +1,4 @@
-"""ONNX files from strangers: what reaches beyond the file, unfolds without bounds or lies about itself is refused, with a reason."""
+"""ONNX files from strangers: what reaches beyond the file, unfolds without bounds or lies about itself is refused."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_pictures_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.png' cannot be read"):
         pictures(tmp_path)
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="the mask .* cannot be read"):
+    with pytest.raises(ValueError, match=r"the mask .* cannot be read"):
         pictures(tmp_path, tmp_path / "none")
     with pytest.raises(ValueError, match="must be a mask with one number a pixel, got RGB"):
         pictures(tmp_path, tmp_path)
