@@ -48,8 +48,9 @@ simt: $(VENV)/ready
 	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/wsss_fast
 	$(BIN)/cmake --build build/simt --target _simt
 
+# A file's tests stay in one process: they share what they build.
 test: $(VENV)/ready simt
-	$(BIN)/pytest
+	$(BIN)/pytest -n $$(nproc) --dist loadfile
 
 soak: $(VENV)/ready simt
 	$(BIN)/pytest -m "soak or not soak"

@@ -199,7 +199,7 @@ OPERATOR = ("sum", "max", "before", "bilinear", False, None, "float32", 1e-5, 1.
         ({13: 0}, ValueError, "'multiple' must be a whole number from 1 to 1073741824, got 0"),
         ({10: "int32"}, TypeError, "'out' must be of type"),
     ],
-    ids=str,
+    ids=range(12),
 )
 def test_the_compiled_function_checks_too(change: dict, error: type, message: str) -> None:
     arguments = [[A, B], [False, True], [8, 9], None, *OPERATOR]

@@ -14,9 +14,12 @@ from wsss_fast.cli import exit_codes
 # command → one line of help. Its module is wsss_fast.cli.COMMAND with `run(argv, prog) -> int`.
 COMMANDS = {
     "label": "label a folder of images: one palette PNG an image",
-    "demo": "label three real photos, offline, and say how to look at them",
+    "train": "train a method on images with image-level labels",
+    "eval": "compare masks or soft maps with the truth: IoU a class, mIoU, threshold curve",
+    "demo": "label three real photos offline; demo scenes: write a synthetic dataset with its truth",
     "bench": "measure an operation against its peers",
     "export": "turn a network into an ONNX file or an engine, and try it",
+    "saliency": "make saliency maps for a folder of images",
     "convert": "turn a published checkpoint into one file that describes itself",
     "doctor": "show what this installation has, lacks and can use",
 }

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsss_fast import ops
+from wsss_fast.evaluate import Confusion
 from wsss_fast.export.engine import BaseEngine, Engine, EngineMeta
 from wsss_fast.label.names import printable
 from wsss_fast.methods._infer import resized
@@ -152,7 +153,8 @@ def verify(
     if (eager.meta.method, eager.meta.num_classes) != (engine.meta.method, engine.meta.num_classes):
         ours, theirs = (f"{entry.meta.method} of {entry.meta.num_classes} classes" for entry in (engine, eager))
         raise ValueError(f"verify: both must be the same network, got {ours} and {theirs}")
-    comparisons, counts = [], torch.zeros(2, engine.meta.num_classes + 1, engine.meta.num_classes + 1)
+    comparisons: list[Comparison] = []
+    counts = Confusion(engine.meta.num_classes + 1), Confusion(engine.meta.num_classes + 1)
     worst: tuple[float, Tensor | None] = (2.0, None)
     with torch.inference_mode():
         for name, pixels, mask in images or generated():
@@ -163,10 +165,11 @@ def verify(
                 if entry.agreement < worst[0]:
                     worst = entry.agreement, small
                 if mask is not None and scale == 1:
-                    counts += torch.stack([_confusion(one, mask, engine.meta.num_classes) for one in labels])
+                    for count, one in zip(counts, labels, strict=True):
+                        count.add(one[0].cpu().numpy(), mask.numpy(), name)
     miou = None
-    if counts.sum():
-        values = [_miou(one) for one in counts]
+    if counts[0].counts.any():
+        values = [count.miou() for count in counts]
         miou = {"reference": values[0], "engine": values[1], "difference": values[1] - values[0]}
     judged_by = "labels" if images or bound is not None else "differences"
     bound = (LABELS if judged_by == "labels" else DIFFERENCES)[engine.meta.precision] if bound is None else bound
@@ -223,17 +226,6 @@ def scores(output: Tensor, meta: EngineMeta, size: tuple[int, int], present: Ten
 
 def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
-def _confusion(labels: Tensor, mask: Tensor, classes: int) -> Tensor:
-    counted = mask <= classes
-    pairs = mask[counted].long() * (classes + 1) + labels[0].cpu()[counted]
-    return torch.bincount(pairs, minlength=(classes + 1) ** 2).reshape(classes + 1, classes + 1)
-
-
-def _miou(counts: Tensor) -> float:
-    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
-    return float((counts.diagonal() / union)[union > 0].mean())
 
 
 def generated(count: int = 3) -> list[Picture]:

@@ -13,7 +13,6 @@ the same manifest.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -68,15 +67,8 @@ class Manifest:
             self.append([{"kind": "plan", **plan}])
 
     def _lock(self) -> None:
-        # The lock is on the folder itself: nothing is left behind, and it ends with the process however that ends.
-        try:
-            fcntl.flock(self._folder.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                return  # a file system without locks
-            raise ManifestError(
-                f"label: another job is writing to {self._folder.path}. Hint: wait for it, or give another --out"
-            ) from None
+        if not self._folder.lock():
+            raise ManifestError(f"label: another job is writing to {self._folder.path}. Hint: wait for it, or give another --out")
 
     def _start(self, header: dict[str, Any]) -> None:
         self._folder.write(NAME, _line({"kind": "header", **header}))
@@ -131,6 +123,14 @@ def read_rows(out: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def classes_of_job(out: Path) -> list[str]:
+    """The class names a job's masks were made with, in the order of the mask values; empty without a manifest."""
+    for path in sorted(out.glob("manifest*.jsonl")):
+        for record, _ in _records(path):
+            return [str(name) for name in record.get("classes", [])]
+    return []
+
+
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Each whole line with the offset behind it."""
     try:
@@ -175,7 +175,7 @@ def _unusual_output(record: dict[str, Any]) -> str | None:
 def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     if found.get("kind") != "header":
         raise ManifestError(f"label: {path} does not begin with a header. Hint: --restart labels everything again")
-    changes = [change for key in COMPARED for change in _differences(key, found.get(key), wanted[key])]
+    changes = [change for key in COMPARED for change in differences(key, found.get(key), wanted[key])]
     if changes:
         raise ManifestError(
             f"label: {path.parent} holds masks made differently:\n  "
@@ -184,10 +184,11 @@ def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
         )
 
 
-def _differences(name: str, old: Any, new: Any) -> list[str]:
+def differences(name: str, old: Any, new: Any) -> list[str]:
+    """A line for each setting that is not what it was."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in _differences(f"{name}.{key}", old.get(key), new.get(key))]
+        return [line for key in keys for line in differences(f"{name}.{key}", old.get(key), new.get(key))]
     if old == new:
         return []
     if isinstance(old, list) and isinstance(new, list) and len(old) + len(new) > 40:

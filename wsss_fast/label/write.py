@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -51,15 +52,17 @@ def mask_png(values: np.ndarray) -> bytes:
 class OutputFolder:
     """Writes below one folder by descriptors, so that a link planted inside is never followed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, operation: str = "label") -> None:
         self.path = path
+        self._operation = operation  # named in messages
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileExistsError:
-            raise OutputRefusedError(f"label: 'out' must be a folder, and {path} is a file") from None
+            raise OutputRefusedError(f"{operation}: 'out' must be a folder, and {path} is a file") from None
         except OSError as error:
-            raise OutputRefusedError(f"label: 'out' must be a folder that can be written, got {path}: {error.strerror}") from None
+            expected = f"be a folder that can be written, got {path}: {error.strerror}"
+            raise OutputRefusedError(f"{operation}: 'out' must {expected}") from None
 
     def close(self) -> None:
         os.close(self._root)
@@ -68,9 +71,17 @@ class OutputFolder:
     def descriptor(self) -> int:
         return self._root
 
+    def lock(self) -> bool:
+        """Whether this process alone writes here. The lock leaves nothing behind and ends with the process however that ends."""
+        try:
+            fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EAGAIN, errno.EACCES)  # else a file system without locks
+        return True
+
     def write(self, name: str, data: bytes) -> None:
         """Replaces or creates ``name`` whole: written beside it, synced, then renamed."""
-        with self._errors(name), self._parent(name) as folder:
+        with self.errors(name), self._parent(name) as folder:
             last = PurePosixPath(name).name
             # Derived from the name, so that whoever resumes an interrupted job also replaces what it left behind.
             temporary = f".wsss-{hashlib.sha256(os.fsencode(last)).hexdigest()[:16]}.tmp"
@@ -102,11 +113,11 @@ class OutputFolder:
 
     def remove(self, name: str) -> None:
         """Removes a file of an earlier job, if it is still there."""
-        with self._errors(name), contextlib.suppress(FileNotFoundError), self._parent(name, create=False) as folder:
+        with self.errors(name), contextlib.suppress(FileNotFoundError), self._parent(name, create=False) as folder:
             os.unlink(PurePosixPath(name).name, dir_fd=folder)
 
     def open_append(self, name: str) -> int:
-        with self._errors(name):
+        with self.errors(name):
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             return os.open(name, flags, 0o666, dir_fd=self._root)
 
@@ -132,7 +143,8 @@ class OutputFolder:
             os.close(folder)
 
     @contextlib.contextmanager
-    def _errors(self, name: str):
+    def errors(self, name: str):
+        """Whatever the system says while `name` is written becomes one of the two errors above."""
         try:
             yield
         except OSError as error:
@@ -143,7 +155,7 @@ class OutputFolder:
             hint = "make room or rights, then run the same command again: it goes on where it stopped"
             kind = error.strerror or str(error)
             known = "" if error.errno in _NOT_THE_NAMES_FAULT else f" ({errno.errorcode.get(error.errno or 0, 'unknown')})"
-            raise OutputStoppedError(f"label: cannot write {self.path / name}: {kind}{known}. Hint: {hint}") from None
+            raise OutputStoppedError(f"{self._operation}: cannot write {self.path / name}: {kind}{known}. Hint: {hint}") from None
 
 
 def write_all(handle: int, data: bytes) -> None:

@@ -97,9 +97,12 @@ def training(
         A module whose ``forward(batch)`` gives the terms of the loss, with their sum under "total"; its ``model`` is what is
         saved and exported. ``train.parameter_groups`` and ``train.learning_rate`` make its optimiser.
     """
-    chosen = _module(name).settings(published, "voc") if settings is None else settings
     model = create(name, num_classes, backbone, published, **options)
-    return _module(name).TRAINING(model, chosen)
+    usual = _module(name).settings(published, "voc")
+    if settings is not None and not isinstance(settings, type(usual)):
+        got = type(settings).__name__
+        raise TypeError(f"training: 'settings' must be those of {name}, got {got}. Hint: methods.settings({name!r})")
+    return _module(name).TRAINING(model, usual if settings is None else settings)
 
 
 def backbones(name: str) -> tuple[str, ...]:

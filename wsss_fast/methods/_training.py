@@ -9,6 +9,7 @@ labels      float [N, C]                   1 for a class in the image, else 0; n
 names       list of N strings              the images, for messages
 saliency    uint8 [N, 1, H, W]             255 is salient; 0 at padding                       (EPS, L2G)
 segments    int32 [N, H, W]                superpixels, -1 at padding; optional               (CPN)
+affinity    uint8 [N, h, w]                on the network's grid: 0 background, class + 1, 255 ignored (AffinityNet, IRN)
 ==========  =============================  ==========================================================================
 """
 
@@ -18,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ from wsss_fast.ops import _check
 
 RESIZES = ("long", "short", "scale", "squash", "none")
 SCHEDULES = ("poly", "step")
+# of PSA and what descends from it: in the released code the weight decay stands in the place of the momentum
+PSA_MOMENTUM = {None: 0.0, "paper": 0.9, "code": 5e-4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,43 +61,53 @@ class TrainSettings:
     freeze: bool = setting(True, "keep batch normalisation and the first layers as they were pretrained")
 
     def __post_init__(self) -> None:
-        check = _Checks(self)
+        check = Checks(self)
         check.choice("resize", RESIZES)
         check.range("sizes", 0.01 if self.resize == "scale" else 1, 65536)
         check.whole("crop", 16, 65536)
         check.numbers("jitter", 4, 0, 1)
         if self.jitter[3] > 0.5:
             _settings.fail("train", "jitter", "have a hue change of at most 0.5", self.jitter)
+        check.numbers("decay_epochs", None, 0, 1e6)
         for name in ("epochs", "batch", "accumulate"):
             check.whole(name, 1, 10_000_000)
         for name in ("flip", "shuffle", "nesterov", "freeze"):
             check.boolean(name)
-        for name in ("lr", "weight_decay", "power"):
+        for name in ("lr", "new_rate", "weight_decay", "power"):
             check.number(name, 0, 1e6)
-        check.number("new_rate", 0, 1e6)
-        check.number("momentum", 0, 1)
-        check.number("decay", 0, 1)
+        for name in ("momentum", "decay"):
+            check.number(name, 0, 1)
         check.choice("schedule", SCHEDULES)
-        object.__setattr__(self, "sizes", tuple(float(size) for size in self.sizes))
-        object.__setattr__(self, "decay_epochs", tuple(float(epoch) for epoch in self.decay_epochs))
+        for name in ("sizes", "jitter", "decay_epochs"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         if self.nesterov and self.momentum == 0:
             _settings.fail("train", "nesterov", "go with a momentum above 0", self.momentum)
 
 
-class _Checks:
+class Checks:
+    """The checks of `_settings`, by the name of a field."""
+
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
 
     def __getattr__(self, rule: str) -> Any:
-        """The checks of `_settings`, by the name of a field."""
         return lambda name, *bounds: getattr(_settings, rule)("train", name, getattr(self.settings, name), *bounds)
 
-    def numbers(self, name: str, count: int, low: float, high: float) -> None:
+    def numbers(self, name: str, count: int | None, low: float, high: float) -> None:
         values = getattr(self.settings, name)
-        if not isinstance(values, tuple | list) or len(values) != count:
-            _settings.fail("train", name, f"be {count} numbers", values)
+        if not isinstance(values, tuple | list) or count not in (None, len(values)):
+            _settings.fail("train", name, "be a list of numbers" if count is None else f"be {count} numbers", values)
         for value in values:
             _settings.number("train", name, value, low, high)
+
+    def wholes(self, name: str, low: int, high: int) -> None:
+        """A list of whole numbers, kept as a tuple."""
+        values = getattr(self.settings, name)
+        if not isinstance(values, tuple | list) or not values:
+            _settings.fail("train", name, "be a list of whole numbers, one at least", values)
+        for value in values:
+            _settings.whole("train", name, value, low, high)
+        object.__setattr__(self.settings, name, tuple(values))
 
     def range(self, name: str, low: float, high: float) -> None:
         self.numbers(name, 2, low, high)
@@ -106,11 +119,13 @@ class _Checks:
 class Training(nn.Module, ABC):
     """A method in training. ``forward`` takes a batch and gives the terms of the loss, their sum under "total"."""
 
-    wants: ClassVar[tuple[str, ...]] = ()  # what a batch must hold besides pixels, inside, labels and names
+    wants: tuple[str, ...] = ()  # what a batch must hold besides pixels, inside, labels and names
 
-    def __init__(self, model: Method, settings: TrainSettings) -> None:
+    def __init__(self, model: Method, settings: TrainSettings, **others: Method) -> None:
         super().__init__()
         self.model = model  # what is saved, exported and used for inference
+        for name, other in others.items():
+            self.add_module(name, other)
         self.settings = settings
         if not settings.freeze:
             unfreeze(self)
@@ -118,11 +133,15 @@ class Training(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]: ...
 
+    def networks(self) -> list[Method]:
+        """``model``, and those that are trained along with it. Pretrained weights are for all of them."""
+        return list(self.children())
+
     def new_parameters(self) -> Iterator[nn.Parameter]:
         """Those of layers that no pretrained backbone brings."""
-        for module in self.children():
-            for name, parameter in module.named_parameters():
-                if any(fnmatchcase(name, pattern) for pattern in module.new_layers):
+        for network in self.networks():
+            for name, parameter in network.named_parameters():
+                if any(fnmatchcase(name, pattern) for pattern in network.new_layers):
                     yield parameter
 
     def image(self, batch: dict[str, Any]) -> Tensor:
@@ -131,16 +150,25 @@ class Training(nn.Module, ABC):
         return self.model.normalise(batch["pixels"]).masked_fill_(~batch["inside"][:, None], 0.0)
 
 
+HINTS = {
+    "saliency": "this method learns from saliency maps; name their folder",
+    "affinity": "this method learns from labels that methods.pair_labels makes of class maps or masks",
+}
+
+
 def check_batch(op: str, batch: dict[str, Any], classes: int, wants: tuple[str, ...] = ()) -> None:
     """Everything that a loader or a caller can get wrong, before a kernel sees it."""
     for name in ("pixels", "inside", "labels", *wants):
         if not isinstance(batch.get(name), Tensor):
-            hint = {"saliency": "this method learns from saliency maps; name their folder"}.get(name, "")
+            hint = HINTS.get(name, "")
             raise ValueError(_check.complaint(op, name, "be a tensor in the batch", type(batch.get(name)).__name__, hint))
     pixels, labels = batch["pixels"], batch["labels"]
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.numel() == 0:
         got = f"{_check.short(pixels.dtype)} {list(pixels.shape)}"
         raise ValueError(_check.complaint(op, "pixels", "be uint8 RGB of shape [N, 3, H, W]", got))
+    for name, kind in {"inside": torch.bool, "saliency": torch.uint8}.items():
+        if name in batch and batch[name].dtype != kind:
+            raise TypeError(_check.complaint(op, name, f"be of type {_check.short(kind)}", _check.short(batch[name].dtype)))
     n, _, h, w = pixels.shape
     shapes = {"inside": [n, h, w], "segments": [n, h, w], "mask": [n, h, w], "saliency": [n, 1, h, w]}
     for name, shape in shapes.items():
@@ -148,6 +176,7 @@ def check_batch(op: str, batch: dict[str, Any], classes: int, wants: tuple[str, 
             hint = "it must be cut out like the pixels"
             raise ValueError(_check.complaint(op, name, f"have shape {shape}", list(batch[name].shape), hint))
     if list(labels.shape) != [n, classes]:
+        # said here: on CUDA an index out of range would end the process
         hint = "the number of classes comes from the data; the background has no label"
         raise ValueError(_check.complaint(op, "labels", f"have shape [N, C] = {[n, classes]}", list(labels.shape), hint))
 

@@ -1,0 +1,255 @@
+"""`wsss train METHOD --data DIR --out RUN`. Torch is imported once the method is known: its settings are options."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from wsss_fast._settings import SettingsError
+from wsss_fast.cli import _openmp, _parser, exit_codes
+from wsss_fast.cli._progress import ProgressLine
+from wsss_fast.label.names import printable
+
+PROG = "wsss train"
+METHODS = {
+    "cam": "a classifier, whose class maps are the baseline",
+    "seam": "class maps refined by the likeness of pixels, the same at two scales",
+    "cpn": "two complementary halves of an image show more than the image",
+    "eps": "class maps that together make the saliency map",
+    "l2g": "a network that sees whole images learns from one that sees crops",
+    "affinitynet": "which neighbouring pixels belong together, out of class maps or masks",
+    "irn": "where classes meet, out of class maps",
+}
+_HELP = f"""usage: {PROG} METHOD --data DIR --out RUN [OPTIONS]
+
+Train a method on images with image-level labels. `{PROG} METHOD --help` lists its options.
+
+methods:
+"""
+_EPILOG = (
+    "RUN gets model.safetensors (for `wsss label --model`), checkpoint.safetensors, losses.jsonl, settings.yaml, run.json, "
+    "pictures and tensorboard. The same command goes on where an earlier one stopped. Several GPUs: torchrun --nproc-per-node N "
+    f"--no-python {PROG} METHOD ... Exit status: 0 done, 3 done but some images could not be read, 1 error, 2 wrong usage, 4 "
+    "stopped by a full disk, 130 and 143 stopped by a signal."
+)
+_GO_ON = "the same command goes on where this one stopped"
+
+
+def run(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(len(name) for name in METHODS)
+        text = _HELP + "".join(f"  {name:<{width}}  {what}\n" for name, what in METHODS.items())
+        (sys.stdout if argv else sys.stderr).write(text)
+        return exit_codes.DONE if argv else exit_codes.USAGE
+    method, *rest = argv
+    if method not in METHODS:
+        close = difflib.get_close_matches(method, METHODS, 1)
+        hint = f"did you mean '{close[0]}'?" if close else "methods are " + ", ".join(METHODS)
+        return _parser.usage_failure(PROG, f"METHOD comes first, got '{printable(method)}'. Hint: {hint}")
+    _openmp.wait_without_spinning()
+    from wsss_fast import train
+
+    prog = f"{PROG} {method}"
+    try:
+        given = _parser.parse(_new_parser(prog, method, rest), rest)
+        plan = _plan(method, given)
+    except (_parser.UsageError, SettingsError) as error:
+        return _parser.usage_failure(prog, str(error))
+    started = time.monotonic()
+    speaks = os.environ.get("RANK", "0") == "0"
+    quiet = given.quiet or given.json or not speaks
+    with ProgressLine("looking at the data", quiet) as progress, _Log(progress, quiet, speaks), _Stop() as stop:
+        try:
+            finished = train.train(
+                plan,
+                given.out,
+                given.restart,
+                given.dry_run,
+                looked=progress.update,
+                report=_Report(progress),
+                stop=stop,
+            )
+        except SettingsError as error:
+            return _parser.usage_failure(prog, str(error))
+        except train.OutputStoppedError as error:
+            sys.stderr.write(f"{prog}: stopped: {error}\n")
+            return exit_codes.STOPPED
+    if speaks:
+        _say(finished, plan, Path(given.out), time.monotonic() - started, given)
+    if stop.signal is not None and finished.outcome is not None and finished.outcome.stopped:
+        return exit_codes.INTERRUPTED if stop.signal == signal.SIGINT else exit_codes.TERMINATED
+    return exit_codes.SOME_FAILED if finished.skipped else exit_codes.DONE
+
+
+def _new_parser(prog: str, method: str, argv: Sequence[str]) -> Any:
+    from wsss_fast import methods, train
+
+    parser = _parser.new_parser(prog, METHODS[method][0].upper() + METHODS[method][1:] + ".", _EPILOG)
+    parser.add_argument("--out", type=str, required=True, metavar="RUN", help="folder for all that is written")
+    parser.add_argument("--restart", action="store_true", help="begin again instead of going on; clears RUN")
+    parser.add_argument("--dry-run", action="store_true", help="look at the data, say what would be trained, train nothing")
+    parser.add_argument("--json", action="store_true", help="print a summary for machines")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    _parser.add_settings(parser, train.DataSettings)
+    _parser.add_settings(parser.add_argument_group("network"), train.NetworkSettings, config=False)
+    settings = methods.settings(method, *_published(argv))
+    _parser.add_settings(parser.add_argument_group("training, as published unless given"), settings, config=False)
+    _parser.add_settings(parser.add_argument_group("run"), train.RunSettings, config=False)
+    return parser
+
+
+def _published(argv: Sequence[str]) -> tuple[str | None, str]:
+    """`published` and `dataset`, read ahead of all others: the defaults of the rest follow from them."""
+    import yaml
+
+    from wsss_fast.train import NetworkSettings
+
+    ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in ("--config", "--published", "--dataset"):
+        ahead.add_argument(option)
+    try:
+        given = vars(ahead.parse_known_args(list(argv))[0])
+    except argparse.ArgumentError:
+        return None, "voc"  # the real parser says what is wrong
+    values: dict[str, Any] = {}
+    if given["config"]:
+        try:
+            loaded = yaml.safe_load(Path(given["config"]).read_text(encoding="utf-8"))
+            values = {name: loaded[name] for name in ("published", "dataset") if name in loaded}
+        except (OSError, UnicodeError, TypeError, yaml.YAMLError):
+            pass  # as above
+    values |= {name: given[name] for name in ("published", "dataset") if given[name] is not None}
+    if values.get("published") in ("none", "null"):
+        values["published"] = None
+    chosen = NetworkSettings(**values)
+    return chosen.published, chosen.dataset
+
+
+def _plan(method: str, given: Any) -> Any:
+    from wsss_fast import methods, train
+
+    def chosen(kind: Any) -> dict[str, Any]:
+        return {item.name: given[item.name] for item in dataclasses.fields(kind)}
+
+    network = train.NetworkSettings(**chosen(train.NetworkSettings))
+    defaults = methods.settings(method, network.published, network.dataset)
+    settings = methods.settings(method, network.published, network.dataset, **chosen(defaults))
+    return train.Plan(
+        method,
+        train.DataSettings(**chosen(train.DataSettings)),
+        network,
+        settings,
+        train.RunSettings(**chosen(train.RunSettings)),
+    )
+
+
+class _Stop:
+    """The first SIGINT or SIGTERM lets the running step end and a checkpoint be written; SIGINT again ends at once.
+
+    Before the first step there is nothing to save: signals end the command as they always do.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._training = False
+        self._since = 0.0
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        try:
+            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:
+            self._before = {}  # not the main thread: the program around us handles signals
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        self._training = True
+        return self.signal is not None
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:
+            return  # a worker that was forked from us
+        # torchrun passes on what the terminal sent already: only a second thought counts
+        again = number == signal.SIGINT == self.signal and time.monotonic() - self._since > 1
+        if self._training and not again:
+            if self.signal is None:
+                self.signal, self._since = number, time.monotonic()
+            return
+        before = self._before.get(number)
+        if callable(before):
+            before(number, frame)
+        raise KeyboardInterrupt
+
+
+class _Log(logging.Handler):
+    """What the library says, as lines above the progress bar."""
+
+    def __init__(self, progress: ProgressLine, quiet: bool, speaks: bool) -> None:
+        super().__init__()
+        self._progress = progress
+        self._logger = logging.getLogger("wsss_fast")
+        self._level = logging.ERROR if not speaks else logging.WARNING if quiet else logging.INFO
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.complain(record.getMessage())
+
+    def __enter__(self) -> _Log:
+        self._before = self._logger.level
+        self._logger.setLevel(self._level)
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.setLevel(self._before)
+
+
+class _Report:
+    def __init__(self, progress: ProgressLine) -> None:
+        self._progress = progress
+        self._begun = False
+
+    def __call__(self, now: Any) -> None:
+        if not self._begun:
+            self._begun = True
+            self._progress.begin("training")
+        left = timedelta(seconds=round(now.seconds_left))
+        detail = f"epoch {now.epoch}, loss {now.loss:.4g}, {now.images_per_second:.3g} images/s, {left} left"
+        self._progress.update(now.step, now.steps, detail)
+
+
+def _say(finished: Any, plan: Any, out: Path, seconds: float, given: Any) -> None:
+    outcome = finished.outcome
+    if given.json:
+        steps = dataclasses.asdict(outcome) if outcome else None
+        answer = {"method": plan.method, "images": finished.images, "classes": finished.classes, "skipped": finished.skipped}
+        sys.stdout.write(json.dumps({**answer, "outcome": steps, "seconds": round(seconds, 3), "out": str(out)}) + "\n")
+        return
+    for image, reason in list(finished.skipped.items())[:5]:
+        sys.stderr.write(f"not read: {printable(image)}: {reason}\n")
+    if given.quiet or outcome is None:
+        return
+    place = printable(str(out))
+    if outcome.stopped:
+        sys.stderr.write(f"stopped after step {outcome.step} of {outcome.steps}, which {place} keeps: {_GO_ON}\n")
+    elif outcome.started == outcome.step:
+        sys.stdout.write(f"{outcome.step} steps were done already: {place}/model.safetensors\n")
+    else:
+        done = f"{plan.method}: {outcome.step - outcome.started} steps in {timedelta(seconds=round(seconds))}"
+        sys.stdout.write(f"{done}. Model: {place}/model.safetensors\n")
