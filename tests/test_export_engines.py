@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,9 +93,18 @@ def test_no_provider_stands_in_for_another(monkeypatch: pytest.MonkeyPatch) -> N
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="'device' must be a device of this machine, got 'cuda'"):
             load_engine(onnx_file(SMALLEST), device="cuda")
-    monkeypatch.setitem(ort.PROVIDERS, "cpu", "AzureExecutionProvider")
-    with pytest.raises(RuntimeError, match=r"runs .* on CPUExecutionProvider, asked for AzureExecutionProvider|cannot run"):
-        ort.session(onnx_file(SMALLEST), torch.device("cpu"))
+    import onnxruntime
+
+    made = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, settings, providers: made(path, settings, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(RuntimeError, match=r"runs .* on CPUExecutionProvider, asked for CUDAExecutionProvider"):
+        ort.session(onnx_file(SMALLEST), torch.device("cuda"))
 
 
 @pytest.mark.cuda

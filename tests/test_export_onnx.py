@@ -145,7 +145,7 @@ def run_body(name: str, attributes: dict, *inputs: torch.Tensor, kind: int = Ten
     values = [
         helper.make_tensor_value_info(entry, kind, [None] * tensor.ndim) for entry, tensor in zip(names, inputs, strict=True)
     ]
-    graph = helper.make_graph([node], "body", values, [helper.make_tensor_value_info("out", kind, None)])
+    graph = helper.make_graph([node], "body", values, [helper.make_tensor_value_info("out", kind, [None] * 4)])
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("wsss", 1)]
     body = functions.body(name, attributes, 20)
     model = helper.make_model(graph, opset_imports=opsets, functions=[body], ir_version=10)

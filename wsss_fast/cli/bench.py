@@ -64,7 +64,7 @@ def _check(given: Any) -> dict[str, tuple[Any, ...]]:
         raise _parser.UsageError(f"--device: expected cpu or cuda, got '{given.device}'")
     if given.conditions and (given.device != "cpu" or given.threads != 1):
         raise _parser.UsageError(
-            "--conditions are about a CPU and a number of threads of their own: leave out --device and --threads"
+            "--conditions are about one thread of a CPU (or what the operation says): leave out --device and --threads"
         )
     for option, least in (("threads", 1), ("rounds", 1), ("seconds", 0), ("budget", 0)):
         value = getattr(given, option)

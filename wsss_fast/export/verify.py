@@ -153,6 +153,8 @@ def verify(
     if (eager.meta.method, eager.meta.num_classes) != (engine.meta.method, engine.meta.num_classes):
         ours, theirs = (f"{entry.meta.method} of {entry.meta.num_classes} classes" for entry in (engine, eager))
         raise ValueError(f"verify: both must be the same network, got {ours} and {theirs}")
+    if engine.meta.outputs not in (("maps",), ("logits",)) and any(mask is not None for _, _, mask in images or ()):
+        raise ValueError(f"verify: masks are for networks that label pixels, '{engine.meta.method}' gives none")
     comparisons: list[Comparison] = []
     counts = Confusion(engine.meta.num_classes + 1), Confusion(engine.meta.num_classes + 1)
     worst: tuple[float, Tensor | None] = (2.0, None)
@@ -160,13 +162,15 @@ def verify(
         for name, pixels, mask in images or generated():
             for scale in SCALES if images else (1.0,):
                 small = resized(pixels, scale).to(engine.device)
-                entry, labels = _compare(name, small, mask, eager, engine)
+                entry, outputs = _compare(name, small, eager, engine)
                 comparisons.append(entry)
                 if entry.agreement < worst[0]:
                     worst = entry.agreement, small
                 if mask is not None and scale == 1:
-                    for count, one in zip(counts, labels, strict=True):
-                        count.add(one[0].cpu().numpy(), mask.numpy(), name)
+                    present = _present(mask, engine.meta.num_classes).to(engine.device)
+                    for count, output in zip(counts, outputs, strict=True):
+                        labels = scores(output, engine.meta, tuple(mask.shape), present).argmax(dim=1)
+                        count.add(labels[0].cpu().numpy(), mask.numpy(), name)
     miou = None
     if counts[0].counts.any():
         values = [count.miou() for count in counts]
@@ -182,19 +186,14 @@ def verify(
     return dataclasses.replace(report, diverges=first_diverging(onnx_file, network, image, engine.meta))
 
 
-def _compare(name: str, pixels: Tensor, mask: Tensor | None, eager: Engine, engine: Engine) -> tuple[Comparison, list[Tensor]]:
+def _compare(name: str, pixels: Tensor, eager: Engine, engine: Engine) -> tuple[Comparison, list[Tensor]]:
     image = eager.normalise(pixels)
     wanted, got = (_tuple(one.forward_cam(image)) for one in (eager, engine))
     if [one.shape for one in wanted] != [one.shape for one in got]:
         shapes = [[list(one.shape) for one in side] for side in (got, wanted)]
         raise ValueError(f"verify: the engine gives shapes {shapes[0]}, the network {shapes[1]}")
     size = tuple(pixels.shape[2:])
-    present = None
-    if mask is not None:
-        present = torch.zeros(1, engine.meta.num_classes, dtype=torch.bool, device=pixels.device)
-        found = mask.unique().long()
-        present[0, found[(found > 0) & (found <= engine.meta.num_classes)] - 1] = True
-    labels = [scores(one[0], engine.meta, size, present).argmax(dim=1) for one in (wanted, got)]
+    labels = [scores(one[0], engine.meta, size).argmax(dim=1) for one in (wanted, got)]
     same = labels[0] == labels[1]
     flat = [torch.cat([one.double().flatten() for one in side]) for side in (wanted, got)]
     difference, top = (flat[1] - flat[0]).abs(), float(flat[0].abs().max().clamp_min(1e-30))
@@ -208,7 +207,15 @@ def _compare(name: str, pixels: Tensor, mask: Tensor | None, eager: Engine, engi
         agreement=float(same.double().mean()),
         pixels=same.numel(),
     )
-    return entry, labels
+    return entry, [wanted[0], got[0]]
+
+
+def _present(mask: Tensor, classes: int) -> Tensor:
+    """Which classes a mask holds: bool [1, C]."""
+    values = mask.unique().long()
+    present = torch.zeros(1, classes, dtype=torch.bool)
+    present[0, values[(values > 0) & (values <= classes)] - 1] = True
+    return present
 
 
 def scores(output: Tensor, meta: EngineMeta, size: tuple[int, int], present: Tensor | None = None) -> Tensor:
