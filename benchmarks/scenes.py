@@ -27,7 +27,7 @@ from typing import Any
 METHODS = ("cam", "seam", "cpn", "eps", "l2g")
 SEEDS = (0, 1, 2)
 WIDTH = 0.125
-TRAIN, TEST, CROPS, WORLD_SEED = 1000, 300, 2000, 0
+TRAIN, TEST, CROPS, WORLD_SEED = 1000, 300, 4000, 0
 CROP = 96
 EPOCHS = 5
 SCALES = (1.0, 1.5)
@@ -35,11 +35,15 @@ SCALES = (1.0, 1.5)
 # What every method shares. Momentum makes up for few steps: 310 in place of the published 10,000 and more.
 SHARED = {
     "resize": "long",
-    "sizes": (112.0, 160.0),
+    "sizes": (96.0, 128.0),
     "crop": CROP,
     "epochs": EPOCHS,
     "batch": 16,
-    "lr": 0.01,
+    "lr": 0.02,
+    "new_rate": 2.0,
+    "weight_decay": 1e-4,
+    "jitter": (0.1, 0.1, 0.1, 0.02),
+    "freeze": False,
     "momentum": 0.9,
     "schedule": "poly",
     "power": 0.9,
@@ -53,7 +57,17 @@ OWN: dict[str, dict[str, Any]] = {
     "eps": {},
     "l2g": {"nesterov": False},
 }
-START = {**SHARED, "resize": "none", "crop": 64, "epochs": 12, "batch": 32, "lr": 0.05, "freeze": False}
+START = {
+    **SHARED,
+    "resize": "long",
+    "sizes": (56.0, 80.0),
+    "crop": 64,
+    "epochs": 15,
+    "batch": 32,
+    "lr": 0.05,
+    "new_rate": 2.0,
+    "freeze": False,
+}
 
 
 def main() -> int:
@@ -62,15 +76,21 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", type=Path, default=None, help="where the table goes, with the machine's description")
     parser.add_argument("--cell", default=None, help="METHOD:SEED, one cell in this process")
+    parser.add_argument("--start", action="store_true", help="the starting point alone, as one of several processes")
     given = parser.parse_args()
     if given.cell:
         method, seed = given.cell.split(":")
         cell(given.out, method, int(seed))
         return 0
+    if given.start:
+        train_start(given.out)
+        return 0
     started = time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
     write_world(given.out / "world")
-    train_start(given.out)
+    if not (given.out / "start" / "model.safetensors").exists():
+        together = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={given.jobs}"]
+        subprocess.run([*together, __file__, "--out", str(given.out), "--start"], check=True)
     cells = [f"{method}:{seed}" for seed in SEEDS for method in METHODS]
     failed = run_cells(given.out, cells, given.jobs)
     table = collect(given.out)
@@ -92,8 +112,6 @@ def train_start(out: Path) -> None:
     """The shared starting point: a classifier of single objects."""
     import torch
 
-    if (out / "start" / "model.safetensors").exists():
-        return
     torch.set_num_threads(1)
     fit("cam", out / "world" / "Crops", "folders", None, out / "start", seed=0, changes=START, init=None)
 
