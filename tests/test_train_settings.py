@@ -112,13 +112,19 @@ def test_both_networks_of_l2g_are_filled(tmp_path):
     assert all(torch.equal(network["b7.conv_branch1.weight"], state["b7.conv_branch1.weight"]) for network in networks)
 
 
-def test_a_head_of_as_many_classes_goes_on_learning(tmp_path):
+def test_a_head_goes_on_only_with_the_classes_that_it_knows(tmp_path):
     training = narrow()
     lively(training.model)
-    weights.save_checkpoint(tmp_path / "a.safetensors", training.model, {})
+    classes = [f"class {index}" for index in range(training.model.num_classes)]
+    file = str(tmp_path / "a.safetensors")
+    weights.save_checkpoint(file, training.model, {"classes": classes})
     other = narrow(seed=4)
-    assert "; new" not in initial.initialise(other, str(tmp_path / "a.safetensors"))
+    assert "; new" not in initial.initialise(other, file, classes)
     assert torch.equal(other.model.fc8.weight, training.model.fc8.weight)
+    for given in (classes[::-1], classes[1:], ()):
+        another = narrow(seed=5)
+        assert initial.initialise(another, file, given).endswith("; new: fc8")
+        assert not torch.equal(another.model.fc8.weight, training.model.fc8.weight)
 
 
 def test_names_of_torchvision_fill_the_backbone_inside_a_method(tmp_path):

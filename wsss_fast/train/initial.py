@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
@@ -16,16 +17,20 @@ from wsss_fast.nets import weight_names, weights
 BUILT_IN = "efficientnet-lite0"
 
 
-def initialise(training: Training, source: str) -> str:
+def initialise(training: Training, source: str, classes: Sequence[str] = ()) -> str:
     """Fills every network of `training`; says how much was loaded and which layers start anew.
 
     source: a file of `nets.load_checkpoint`, or "efficientnet-lite0" for the ImageNet weights of the extra `demo`.
+    classes: names of those that will be learned. The new layers of a method are taken over only from a file that says that it
+    knows the same classes in the same order: as many others would be wrong ones.
 
     Raises:
         ValueError: a layer that is not new is missing or has another shape; nothing is loaded then.
     """
-    state = weights.read_state_dict(_file(source))
-    told = [_fill(network, state, source) for network in training.children() if isinstance(network, Method)]
+    path = _file(source)
+    state = weights.read_state_dict(path)
+    goes_on = bool(classes) and weights.describe(path).get("classes") == list(classes)
+    told = [_fill(network, state, source, goes_on) for network in training.children() if isinstance(network, Method)]
     return told[0]  # a second network is of the same kind
 
 
@@ -37,17 +42,16 @@ def _file(source: str) -> Path:
     return weights_path()
 
 
-def _fill(model: Method, state: dict[str, Tensor], source: str) -> str:
+def _fill(model: Method, state: dict[str, Tensor], source: str, goes_on: bool) -> str:
     target = _backbone(model, state)
     own = target.state_dict()
     layout = weight_names.best_layout(state, own)
     values = weight_names.renamed(state, weight_names.LAYOUTS[layout])
     new = model.new_layers
-    # a head of as many classes goes on learning, any other has no use
     fitting = {
         name: value
         for name, value in values.items()
-        if not (_matches(name, new) and name in own and own[name].shape != value.shape)
+        if not (_matches(name, new) and name in own and not (goes_on and own[name].shape == value.shape))
     }
     try:
         weights.load_checkpoint(target, fitting, absent=new, unused=_heads())

@@ -194,7 +194,7 @@ def _fit(
     path = folder.path / checkpoint.NAME
     told = checkpoint.read_header(path)
     if told is None:
-        _start(plan, training, joined.first)
+        _start(plan, training, dataset.classes, joined.first)
     else:
         checkpoint.check_identity(path, told, identity)
     if joined.first:
@@ -206,9 +206,9 @@ def _fit(
     return loop.fit(training, feed, plan.run, folder, joined, identity, dataset.classes, drawn, report, stop)
 
 
-def _start(plan: Plan, training: Training, speaks: bool) -> None:
+def _start(plan: Plan, training: Training, classes: list[str], speaks: bool) -> None:
     if plan.network.init:
-        told = initial.initialise(training, plan.network.init)
+        told = initial.initialise(training, plan.network.init, classes)
     else:
         told = "random weights: the published results start from pretrained ones (--init)"
         if training.settings.freeze:
