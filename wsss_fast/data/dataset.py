@@ -23,6 +23,9 @@ MAX_BYTES = 512 * 1024 * 1024
 IGNORE = 255
 FROM_MASKS = "masks"
 NO_LABELS = "none"
+NO_AFFINITY = (
+    "data: labels of pairs are wanted, and none are given. Hint: affinity= names their folder; methods.pair_labels makes them"
+)
 NO_SALIENCY = "data: saliency maps are wanted, and none are given. Hint: saliency= names their folder; `wsss saliency` makes them"
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ class Dataset:
     indices: Mapping[str, tuple[int, ...]] = field(repr=False)
     masks: Mapping[str, Path] = field(repr=False)
     saliency: Path | None = None
+    affinity: Path | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)  # where labels and saliency maps come from
 
     def __len__(self) -> int:
@@ -58,6 +62,13 @@ class Dataset:
     def saliency_path(self, image: str) -> Path | None:
         return None if self.saliency is None else self.saliency / f"{image}.png"
 
+    def affinity_path(self, image: str) -> Path | None:
+        """Maps of AffinityNet, or an index image of labels."""
+        if self.affinity is None:
+            return None
+        maps = self.affinity / f"{image}.npz"
+        return maps if maps.is_file() else self.affinity / f"{image}.png"
+
     def only(self, images: Sequence[str]) -> Dataset:
         """The same with some images alone, in the order given."""
         return dataclasses.replace(self, ids=list(images))
@@ -73,6 +84,7 @@ class Asked:
     labels: str | Path | None
     masks: Path | None
     saliency: Path | None
+    affinity: Path | None
     names: tuple[str, ...] | None  # of the classes
     difficult: str
 
@@ -93,6 +105,7 @@ def open_dataset(
     split: str | Path | None = None,
     labels: str | Path | None = None,
     saliency: str | Path | None = None,
+    affinity: str | Path | None = None,
     masks: str | Path | None = None,
     classes: Sequence[str] | str | Path | None = None,
     difficult: str = "keep",
@@ -108,6 +121,7 @@ def open_dataset(
         labels: a file or folder for `read_labels`, "masks" to take them from the masks, or "none". By default what lies in the
             folder.
         saliency: folder of maps named ID.png; also by its name inside `path`.
+        affinity: folder of labels of pairs, ID.npz or ID.png (see `methods.pair_labels`); also by its name inside `path`.
         masks: folder of masks named ID.png; also by its name inside `path`. By default SegmentationClassAug, else
             SegmentationClass.
         classes: class names in order, or a file of them. By default classes.txt in the folder, else those of the labels.
@@ -133,8 +147,9 @@ def open_dataset(
     names = read_classes(classes) if isinstance(classes, str | Path) else classes and checked_classes(tuple(classes), "'classes'")
     mask_folder = None if masks is None else inside(root, masks, "masks")
     saliency_folder = None if saliency is None else inside(root, saliency, "saliency")
+    affinity_folder = None if affinity is None else inside(root, affinity, "affinity")
     layout = {"voc": voc, "coco": coco, "folders": folder, "images": folder}[kind]
-    found: Found = layout.find(Asked(path, kind, split, labels, mask_folder, saliency_folder, names, difficult))
+    found: Found = layout.find(Asked(path, kind, split, labels, mask_folder, saliency_folder, affinity_folder, names, difficult))
     if not found.images:
         raise DataError(f"data: no images in {shown(path)}" + (f", split {shown(split)}" if split else ""))
     table = _labels(found, labels, names)
@@ -147,7 +162,9 @@ def open_dataset(
     if class_names is None:
         raise DataError("data: without labels the classes are unknown. Hint: put their names into classes.txt, one a line")
     log.info("%s: %d images, %d classes, labels from %s", root, len(ids), len(class_names), provenance["labels"])
-    return Dataset(root, kind, list(class_names), ids, found.images, joined, found.masks, saliency_folder, provenance)
+    return Dataset(
+        root, kind, list(class_names), ids, found.images, joined, found.masks, saliency_folder, affinity_folder, provenance
+    )
 
 
 def _guess(path: Path, labels: str | Path | None) -> str:

@@ -18,7 +18,7 @@ def find(asked: Asked) -> Found:
         planned = make_plan(root, None, 1).images
     except (PlanError, OSError) as error:
         raise DataError(f"data: {str(error).removeprefix('label: ')}") from None
-    aside = _inside(root, asked.masks, asked.saliency)
+    aside = _inside(root, asked.masks, asked.saliency, asked.affinity)
     planned = tuple(image for image in planned if not image.name.startswith(aside))
     if asked.kind == "folders" and asked.labels is None:
         # What lies beside the class folders is no image of a class.
@@ -36,7 +36,7 @@ def find(asked: Asked) -> Found:
 
 
 def _inside(root: Path, *folders: Path | None) -> tuple[str, ...]:
-    """How the names of files begin that lie in these folders: masks and saliency maps are no images to train on."""
+    """How the names of files begin that lie in these folders: masks, saliency maps and labels of pairs are no images."""
     whole = root.resolve()
     given = [folder.resolve() for folder in folders if folder is not None]
     return tuple(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +17,15 @@ from torch.utils.data import Dataset as TorchDataset
 from wsss_fast import ops
 from wsss_fast.data import transforms
 from wsss_fast.data._problems import DataError, refuse, shown
-from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS, NO_SALIENCY, Dataset
+from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS, NO_AFFINITY, NO_SALIENCY, Dataset
 from wsss_fast.label.read import ImageError, read_grey, read_image, read_indices
+from wsss_fast.methods import pair_labels
 from wsss_fast.ops import _check
 
 if TYPE_CHECKING:
     from wsss_fast.methods._training import TrainSettings
 
-WANTS = ("saliency", "mask", "segments")
+WANTS = ("saliency", "mask", "segments", "affinity")
 UNREADABLE = ("stop", "skip")
 MOST_SUBSTITUTES = 32
 
@@ -71,8 +74,8 @@ def make_loader(
 
     Args:
         settings: batch (over all processes), shuffle, and what `transforms.Augment` takes; `segments` for superpixels: how many,
-            or several numbers of which each image draws one.
-        wants: of saliency, mask and segments, what a batch holds besides pixels, inside, labels and names.
+            or several numbers of which each image draws one; `affinity_stride` for labels of pairs.
+        wants: of saliency, mask, segments and affinity, what a batch holds besides pixels, inside, labels and names.
         seed, epoch: decide the order, and with an image's place in the data set its augmentation.
         workers: processes that decode; 0 decodes here. Batches do not depend on it.
         drop_last: leave out the last batch if it is short. Otherwise, where it does not divide by `world`, images from the front
@@ -95,6 +98,13 @@ def make_loader(
         refuse("data: masks are wanted, and images have none", [name for name in dataset.ids if dataset.mask_path(name) is None])
     if "segments" in wants and not getattr(settings, "segments", None):
         raise DataError("data: segments are wanted, and the settings do not say how many")
+    if "affinity" in wants:
+        if dataset.affinity is None:
+            raise DataError(NO_AFFINITY)
+        missing = [name for name in dataset.ids if not dataset.affinity_path(name).is_file()]
+        refuse("data: images without labels of pairs (ID.npz or ID.png)", missing)
+        if not getattr(settings, "affinity_stride", None):
+            raise DataError("data: labels of pairs are wanted, and the settings do not say on which stride")
     samples = _Samples(dataset, settings, tuple(wants), seed, epoch, unreadable)
     batches = DataLoader(
         samples,
@@ -161,15 +171,19 @@ class _Samples(TorchDataset):
     def sample(self, index: int, name: str) -> dict[str, Any]:
         random = transforms.generator(self.seed, self.epoch, index)
         pixels = read_image(self.dataset.image_path(name), MAX_PIXELS, MAX_BYTES).pixels
-        saliency = mask = None
+        saliency = mask = pairs = None
         if "saliency" in self.wants:
             saliency = _read("saliency map", read_grey, self.dataset.saliency_path(name))
         if "mask" in self.wants:
             mask = _read("mask", read_indices, self.dataset.mask_path(name))
-        made = self.augment(pixels, random, saliency, mask)
+        if "affinity" in self.wants:
+            pairs = _read_pairs(self.dataset.affinity_path(name), pixels.shape[:2], len(self.dataset.classes))
+        made = self.augment(pixels, random, saliency, mask, None if pairs is None else pairs.layer)
         sample = {"name": name, "labels": torch.from_numpy(self.dataset.labels(name))}
         arrays = {"pixels": made.pixels, "inside": made.inside, "saliency": made.saliency, "mask": made.mask}
         sample |= {key: torch.from_numpy(array) for key, array in arrays.items() if array is not None}
+        if pairs is not None:
+            sample["affinity"] = torch.from_numpy(pairs.target(made.affinity, self.settings.affinity_stride))
         if "segments" in self.wants:
             counts = np.atleast_1d(self.settings.segments)
             count = int(counts[random.integers(len(counts))])
@@ -182,6 +196,37 @@ def _read(what: str, reader: Any, path: Any) -> np.ndarray:
         return reader(path, MAX_PIXELS, MAX_BYTES)
     except ImageError as error:
         raise ImageError(f"its {what}: {error}", error.lasting) from None
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What labels of pairs are made of: two sets of maps of `classes`, one behind the other, or an index image."""
+
+    layer: np.ndarray
+    classes: np.ndarray | None
+
+    def target(self, crop: np.ndarray, stride: int) -> np.ndarray:
+        if self.classes is None:
+            return pair_labels.index_target(crop, stride)
+        return pair_labels.affinity_target(*np.split(crop, 2), self.classes, stride)
+
+
+def _read_pairs(path: Path, size: tuple[int, int], classes: int) -> _Pairs:
+    if path.suffix == ".png":
+        indices = _read("labels of pairs", read_indices, path)
+        pairs, highest = _Pairs(indices, None), int(np.where(indices == transforms.IGNORE, 0, indices).max())
+    else:
+        try:
+            maps = pair_labels.read(path)
+        except pair_labels.PairLabelsError as error:
+            raise ImageError(str(error)) from None
+        pairs, highest = _Pairs(np.concatenate([maps.low, maps.high]), maps.classes), 1 + int(maps.classes.max(initial=-1))
+    if pairs.layer.shape[-2:] != size:
+        got = " x ".join(map(str, pairs.layer.shape[:-3:-1]))
+        raise ImageError(f"its labels of pairs have {got} pixels, not {size[1]} x {size[0]}")
+    if highest > classes:
+        raise ImageError(f"its labels of pairs name class {highest}, counted from 1, of {classes}")
+    return pairs
 
 
 def _collate(samples: list[tuple[dict[str, Any] | None, list[tuple[str, str]]]]) -> tuple[dict[str, Any] | None, list[Any]]:

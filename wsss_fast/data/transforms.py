@@ -1,4 +1,4 @@
-"""Random resize, mirror, colour change and crop of an image together with its saliency map and mask.
+"""Random resize, mirror, colour change and crop of an image together with its saliency map, mask and labels of pairs.
 
 Everything is drawn from one generator a sample, so the result depends on the seed, the epoch and the image alone, never on the
 worker that makes it.
@@ -23,6 +23,7 @@ IGNORE = 255
 MOST_PIXELS = 80_000_000  # of a resized image: a thin strip whose short side grows would fill the memory
 
 BICUBIC = Image.Resampling.BICUBIC
+BILINEAR = Image.Resampling.BILINEAR
 NEAREST = Image.Resampling.NEAREST
 
 
@@ -34,6 +35,7 @@ class Sample:
     inside: np.ndarray  # bool [S, S]
     saliency: np.ndarray | None = None  # uint8 [1, S, S], 0 at padding
     mask: np.ndarray | None = None  # uint8 [S, S], 255 at padding
+    affinity: np.ndarray | None = None  # uint8 [S, S], 255 at padding, or [L, S, S], 0 at padding
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -52,8 +54,10 @@ class Augment:
         random: np.random.Generator,
         saliency: np.ndarray | None = None,
         mask: np.ndarray | None = None,
+        affinity: np.ndarray | None = None,
     ) -> Sample:
-        """Pixels uint8 [H, W, 3]; saliency uint8 of any size; mask uint8 [H, W]. All three get the image's new size."""
+        """Pixels uint8 [H, W, 3]; saliency uint8 of any size; mask uint8 [H, W]; affinity uint8, indices [H, W] or any number of
+        probability maps [L, H, W]. All get the image's new size."""
         if mask is not None and mask.shape != pixels.shape[:2]:
             raise ImageError(f"its mask has {mask.shape[1]} x {mask.shape[0]} pixels, not {pixels.shape[1]} x {pixels.shape[0]}")
         image = Image.fromarray(pixels)
@@ -61,7 +65,8 @@ class Augment:
         image = _resized(image, size, BICUBIC)
         layers = [None if layer is None else Image.fromarray(layer) for layer in (saliency, mask)]
         layers = [layer and _resized(layer, size, how) for layer, how in zip(layers, (BICUBIC, NEAREST), strict=True)]
-        if random.random() < 0.5 and self.settings.flip:
+        mirrored = random.random() < 0.5 and self.settings.flip
+        if mirrored:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             layers = [layer and layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for layer in layers]
         image = jitter(image, self.settings.jitter, random)
@@ -72,6 +77,7 @@ class Augment:
             cut(np.ones(size[::-1], bool), 0),
             None if maps[0] is None else cut(maps[0], 0)[None],
             None if maps[1] is None else cut(maps[1], IGNORE),
+            None if affinity is None else _follow(affinity, size, mirrored, cut),
         )
 
 
@@ -91,6 +97,14 @@ def new_size(size: tuple[int, int], resize: str, sizes: tuple[float, ...], rando
     if width * height > MOST_PIXELS:
         raise ImageError(f"resized it would have {width} x {height} pixels")
     return width, height
+
+
+def _follow(affinity: np.ndarray, size: tuple[int, int], mirrored: bool, cut: _Cut) -> np.ndarray:
+    indices = affinity.ndim == 2
+    how, fill = (NEAREST, IGNORE) if indices else (BILINEAR, 0)
+    planes = [np.asarray(_resized(Image.fromarray(plane), size, how)) for plane in (affinity[None] if indices else affinity)]
+    moved = cut(np.stack(planes, axis=-1)[:, :: -1 if mirrored else 1], fill).transpose(2, 0, 1)
+    return moved[0] if indices else moved
 
 
 def _resized(image: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:

@@ -39,20 +39,28 @@ def infer_cam(
     Returns:
         [N, C, H, W], the objects' maps from 0 to 1.
     """
+    maps, flipped = infer_maps(model, image, scales, flip)
+    size = tuple(image.shape[2:]) if size is None else size
+    return ops.cam_merge(maps, flipped, size, present, **ops.CAM_MERGE[preset or model.merge])
+
+
+@torch.inference_mode()
+def infer_maps(
+    model: Method, image: Tensor, scales: Sequence[float] | None = None, flip: bool = True
+) -> tuple[list[Tensor], list[bool]]:
+    """What `infer_cam` merges: the maps of each scale and mirror image, and whether they are mirrored."""
     if model.merge is None:
         raise ValueError(f"infer_cam: 'model' must give class maps, got '{model.name}'")
     if model.training:
         raise ValueError("infer_cam: 'model' must be in eval mode. Hint: model.eval()")
     check_pixels("infer_cam", "image", image)
-    size = tuple(image.shape[2:]) if size is None else size
     maps, flipped = [], []
-    with torch.inference_mode():
-        for scale in model.scales if scales is None else scales:
-            small = model.normalise(resized(image, scale))
-            for mirrored in (False, True) if flip else (False,):
-                maps.append(model.objects(model.forward_cam(small.flip(3) if mirrored else small)))
-                flipped.append(mirrored)
-        return ops.cam_merge(maps, flipped, size, present, **ops.CAM_MERGE[preset or model.merge])
+    for scale in model.scales if scales is None else scales:
+        small = model.normalise(resized(image, scale))
+        for mirrored in (False, True) if flip else (False,):
+            maps.append(model.objects(model.forward_cam(small.flip(3) if mirrored else small)))
+            flipped.append(mirrored)
+    return maps, flipped
 
 
 def resized(pixels: Tensor, scale: float) -> Tensor:

@@ -9,6 +9,7 @@ labels      float [N, C]                   1 for a class in the image, else 0; n
 names       list of N strings              the images, for messages
 saliency    uint8 [N, 1, H, W]             255 is salient; 0 at padding                       (EPS, L2G)
 segments    int32 [N, H, W]                superpixels, -1 at padding; optional               (CPN)
+affinity    uint8 [N, h, w]                on the network's grid: 0 background, class + 1, 255 ignored (AffinityNet, IRN)
 ==========  =============================  ==========================================================================
 """
 
@@ -149,11 +150,17 @@ class Training(nn.Module, ABC):
         return self.model.normalise(batch["pixels"]).masked_fill_(~batch["inside"][:, None], 0.0)
 
 
+HINTS = {
+    "saliency": "this method learns from saliency maps; name their folder",
+    "affinity": "this method learns from labels that methods.pair_labels makes of class maps or masks",
+}
+
+
 def check_batch(op: str, batch: dict[str, Any], classes: int, wants: tuple[str, ...] = ()) -> None:
     """Everything that a loader or a caller can get wrong, before a kernel sees it."""
     for name in ("pixels", "inside", "labels", *wants):
         if not isinstance(batch.get(name), Tensor):
-            hint = {"saliency": "this method learns from saliency maps; name their folder"}.get(name, "")
+            hint = HINTS.get(name, "")
             raise ValueError(_check.complaint(op, name, "be a tensor in the batch", type(batch.get(name)).__name__, hint))
     pixels, labels = batch["pixels"], batch["labels"]
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.numel() == 0:
