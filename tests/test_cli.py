@@ -39,7 +39,7 @@ class FlatEngine:
 @pytest.fixture
 def engine(monkeypatch):
     stand_in = FlatEngine()
-    monkeypatch.setattr(pipeline, "load_engine", lambda model, settings: stand_in)
+    monkeypatch.setattr(pipeline, "load_model", lambda model, settings: stand_in)
     return stand_in
 
 

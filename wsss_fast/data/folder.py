@@ -8,14 +8,16 @@ from wsss_fast.data._problems import DataError, refuse, shown
 from wsss_fast.data.dataset import Asked, Found, read_list, table_given
 from wsss_fast.data.labels import ImageLabels, from_rows, read_labels
 from wsss_fast.data.voc import list_file
-from wsss_fast.label.plan import PlanError, make_plan, natural_key
+from wsss_fast.label.plan import PlanError
+from wsss_fast.label.settings import LabelSettings
+from wsss_fast.label.sources import make_plan
 
 
 def find(asked: Asked) -> Found:
     """An image's id is its path without the extension; the extension stays where two images differ in it alone."""
     root = asked.path
     try:
-        planned = make_plan(root, None, 1).images
+        planned = tuple(make_plan(root, None, LabelSettings()).images())
     except (PlanError, OSError) as error:
         raise DataError(f"data: {str(error).removeprefix('label: ')}") from None
     aside = _inside(root, asked.masks, asked.saliency, asked.affinity)

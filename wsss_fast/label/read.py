@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import warnings
@@ -13,6 +14,8 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image
+
+from wsss_fast.label.plan import Location
 
 # Decided from the bytes, never from the extension. JPEG includes MPO, which many phones write as .jpg.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -46,31 +49,59 @@ class FileStamp:
 
 
 @dataclass(frozen=True)
+class Limits:
+    max_pixels: int
+    max_bytes: int
+    exif: str = "apply"
+    max_side: int | None = None  # larger images are reduced to it
+
+
+@dataclass(frozen=True)
 class Picture:
-    pixels: np.ndarray  # uint8 [H, W, 3]
+    pixels: np.ndarray  # uint8 [h, w, 3], its longest side at most max_side
+    height: int  # of the image as it is
+    width: int
     stamp: FileStamp
     kind: str
 
 
-def stamp_of(path: Path) -> FileStamp:
+def stamp_of(location: Location) -> FileStamp:
     try:
-        info = path.stat()
+        info = Path(location.path).stat()
     except (OSError, ValueError) as error:
         raise ImageError(_system_reason(error), lasting=False) from None
-    return FileStamp(info.st_size, info.st_mtime_ns)
+    return FileStamp(info.st_size if location.size < 0 else location.size, info.st_mtime_ns)
 
 
-def read_image(path: Path, max_pixels: int, max_bytes: int, exif: str = "apply") -> Picture:
+def read_image(
+    source: Path | Location, max_pixels: int, max_bytes: int, exif: str = "apply", max_side: int | None = None
+) -> Picture:
     """RGB pixels of the first frame. Transparent pixels count as white; 16-bit grey keeps its upper 8 bits."""
 
     def convert(image: Image.Image) -> Picture:
         turn = _turn(image) if exif == "apply" else None
-        rgb = _to_rgb(image)
         kind = str(image.format)
-        return Picture(np.array(rgb if turn is None else rgb.transpose(turn), dtype=np.uint8), stamp, kind)
+        rgb = _to_rgb(image)
+        rgb = rgb if turn is None else rgb.transpose(turn)
+        width, height = rgb.size
+        if max_side is not None and max(width, height) > max_side:
+            rgb = _reduced(rgb, max_side)
+        return Picture(np.array(rgb, dtype=np.uint8), height, width, stamp, kind)
 
-    with _opened(path, max_bytes) as (file, stamp):
+    with _opened(source, max_bytes) as (file, stamp):
         return _with_image(file, max_pixels, convert)
+
+
+def resize_to_side(pixels: np.ndarray, side: int, multiple: int = 1) -> np.ndarray:
+    """The longest side becomes ``side``, both sides multiples of ``multiple`` (at least one)."""
+    return np.array(_reduced(Image.fromarray(pixels), side, multiple))
+
+
+def _reduced(image: Image.Image, side: int, multiple: int = 1) -> Image.Image:
+    ratio = side / max(image.size)
+    width, height = (max(1, round(old * ratio / multiple)) * multiple for old in image.size)
+    # The filter widens with the reduction, so that fine texture does not alias.
+    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def read_grey(path: Path, max_pixels: int, max_bytes: int) -> np.ndarray:
@@ -97,21 +128,24 @@ def read_size(path: Path, max_pixels: int, max_bytes: int) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, max_bytes: int) -> Iterator[tuple[BinaryIO, FileStamp]]:
+def _opened(source: Path | Location, max_bytes: int) -> Iterator[tuple[BinaryIO, FileStamp]]:
+    where = source if isinstance(source, Location) else Location(os.fspath(source))
     try:
         # Without O_NONBLOCK a named pipe would hang here.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = os.open(where.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise ImageError(_system_reason(error), lasting=False) from None
     with os.fdopen(handle, "rb") as file:
         info = os.fstat(handle)
         if not stat.S_ISREG(info.st_mode):
             raise ImageError("not a regular file")
-        if info.st_size == 0:
+        size = info.st_size if where.size < 0 else where.size
+        if size == 0:
             raise ImageError("the file is empty")
-        if info.st_size > max_bytes:
-            raise ImageError(f"{info.st_size} bytes, more than max_bytes {max_bytes}", lasting=False)
-        yield file, FileStamp(info.st_size, info.st_mtime_ns)
+        if size > max_bytes:
+            raise ImageError(f"{size} bytes, more than max_bytes {max_bytes}", lasting=False)
+        part = file if where.size < 0 else io.BytesIO(os.pread(handle, size, where.offset))
+        yield part, FileStamp(size, info.st_mtime_ns)
 
 
 def _with_image(file: BinaryIO, max_pixels: int, convert: Callable[[Image.Image], Result]) -> Result:

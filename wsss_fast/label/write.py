@@ -1,4 +1,4 @@
-"""Masks to disk: palette PNG files that appear whole or not at all, and never outside the output folder."""
+"""Files that appear whole or not at all, and never outside the output folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -44,9 +45,35 @@ PALETTE = voc_palette()
 def mask_png(values: np.ndarray) -> bytes:
     image = Image.fromarray(values)
     image.putpalette(PALETTE)
+    return png(image)
+
+
+def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
+
+
+class Sink:
+    """An open file that counts what it is given. Enough of one for zipfile."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        write_all(self._handle, data)
+        self._digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
 
 
 class OutputFolder:
@@ -80,7 +107,13 @@ class OutputFolder:
         return True
 
     def write(self, name: str, data: bytes) -> None:
-        """Replaces or creates ``name`` whole: written beside it, synced, then renamed."""
+        """Replaces or creates ``name`` whole."""
+        with self.replacing(name) as sink:
+            sink.write(data)
+
+    @contextlib.contextmanager
+    def replacing(self, name: str) -> Iterator[Sink]:
+        """What is written into the sink becomes ``name``: written beside it, synced, then renamed."""
         with self.errors(name), self._parent(name) as folder:
             last = PurePosixPath(name).name
             # Derived from the name, so that whoever resumes an interrupted job also replaces what it left behind.
@@ -91,7 +124,7 @@ class OutputFolder:
             handle = os.open(temporary, flags, 0o666, dir_fd=folder)
             try:
                 try:
-                    write_all(handle, data)
+                    yield Sink(handle)
                     os.fsync(handle)
                 finally:
                     os.close(handle)
@@ -101,6 +134,15 @@ class OutputFolder:
                     os.unlink(temporary, dir_fd=folder)
                 raise
             os.fsync(folder)
+
+    def read(self, name: str) -> bytes:
+        """A regular file of ours; links are not followed. OSError or OutputRefusedError if there is none."""
+        with self._parent(name, create=False) as folder:
+            handle = os.open(PurePosixPath(name).name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OutputRefusedError("not a regular file")
+            return file.read()
 
     def size(self, name: str) -> int | None:
         """Bytes of a regular file of ours, else None; links do not count."""
@@ -122,7 +164,7 @@ class OutputFolder:
             return os.open(name, flags, 0o666, dir_fd=self._root)
 
     @contextlib.contextmanager
-    def _parent(self, name: str, create: bool = True):
+    def _parent(self, name: str, create: bool = True) -> Iterator[int]:
         parts = PurePosixPath(name).parts
         if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
             raise OutputRefusedError("the output name leads out of the folder")
@@ -143,8 +185,8 @@ class OutputFolder:
             os.close(folder)
 
     @contextlib.contextmanager
-    def errors(self, name: str):
-        """Whatever the system says while `name` is written becomes one of the two errors above."""
+    def errors(self, name: str) -> Iterator[None]:
+        """Whether the name or the folder is to blame."""
         try:
             yield
         except OSError as error:

@@ -24,6 +24,9 @@ class Method:
     merge: ClassVar[str | None] = None  # the preset of ops.CAM_MERGE
     scales: ClassVar[tuple[float, ...]] = (1.0,)  # of the published inference, each with its mirror image
     threshold: ClassVar[float | None] = None  # the published constant background score
+    background: ClassVar[str | None] = None  # "first" or "last": its channel in what forward_cam gives
+    softmax: ClassVar[bool] = False  # maps are merged as probabilities, of channels on the grid of the network
+    outputs: ClassVar[tuple[str, ...]] = ("maps",)  # what forward_cam gives
     new_layers: ClassVar[tuple[str, ...]] = ()  # patterns of parameters that no pretrained backbone brings
     unused: ClassVar[tuple[str, ...]] = ()  # patterns of entries in published checkpoints that have no use
     normalise: Normalisation
@@ -53,10 +56,22 @@ class Method:
                 del state[key]
         super()._load_from_state_dict(state, prefix, *rest)
 
-    @staticmethod
-    def objects(maps: Tensor) -> Tensor:
+    @property
+    def cam_stride(self) -> int:
+        """Pixels a cell of what ``forward_cam`` gives."""
+        return self.output_stride
+
+    @classmethod
+    def objects(cls, maps: Tensor) -> Tensor:
         """The maps of the object classes, [N, C, h, w], out of what ``forward_cam`` gives, as they are merged."""
+        return objects(maps, cls.background, cls.softmax)
+
+
+def objects(maps: Tensor, background: str | None, softmax: bool) -> Tensor:
+    maps = maps.softmax(dim=1) if softmax else maps
+    if background is None:
         return maps
+    return maps[:, 1:] if background == "first" else maps[:, :-1]
 
 
 def check_published(name: str, published: str | None) -> None:

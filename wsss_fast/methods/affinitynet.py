@@ -141,6 +141,7 @@ def _walked(model: AffinityNet, pixels: Tensor, rows: Tensor, beta: float, steps
 class AffinityNet(Method):
     name = "affinitynet"
     new_layers = ("f8_*", "gn8_*", "f9.*")
+    outputs = ("planes",)
     radius: int
 
     def _add_branches(self) -> None:

@@ -67,6 +67,8 @@ class DeepLab(Method, nn.Module):
     """What the backbones share; they define ``forward_cam``."""
 
     name = "deeplab"
+    background = "first"
+    outputs = ("logits",)
 
     def __init__(self, num_classes: int, published: str | None, backbone: str, head: str, scales: tuple[float, ...]) -> None:
         super().__init__()
@@ -91,10 +93,6 @@ class DeepLab(Method, nn.Module):
         for logits in every[1:]:
             largest = torch.maximum(largest, functional.interpolate(logits, size, mode="bilinear", align_corners=False))
         return [*every, largest] if self.training else largest
-
-    @staticmethod
-    def objects(maps: Tensor) -> Tensor:
-        return maps[:, 1:]
 
 
 class DeepLabCaffe(DeepLab):
@@ -191,8 +189,9 @@ class DeepLabResNet38(DeepLab):
         return self.cls_conv(self.dropout1(x))
 
     def foldable(self) -> list:
-        pairs = [([self.conv_fov], self, "bn_fov"), ([self.conv_fov2], self, "bn_fov2")]
-        return pairs if self.head == "largefov" else []
+        if self.head == "aspp":
+            return []
+        return [([self.conv_fov], self, "bn_fov"), ([self.conv_fov2], self, "bn_fov2")]
 
 
 def _branch(inputs: int, middle: int, outputs: int, rate: int) -> nn.Module:

@@ -80,6 +80,9 @@ class Eps(Method, ResNet38):
     name = "eps"
     new_layers = ("fc8.*",)
     merge = "eps"
+    background = "last"
+    softmax = True
+    outputs = ("logits",)
     scales = (0.5, 1.0, 1.5, 2.0)
     threshold = 0.2
 
@@ -94,11 +97,6 @@ class Eps(Method, ResNet38):
 
     def forward_cam(self, image: Tensor) -> Tensor:
         return self.fc8(self.features(image, "conv6")[0])
-
-    @staticmethod
-    def objects(maps: Tensor) -> Tensor:
-        """The probabilities: the softmax is taken on the grid of the network."""
-        return maps.softmax(dim=1)[:, :-1]
 
 
 TRAINING = EpsTraining

@@ -219,6 +219,7 @@ class L2g(_method.Method, ResNet38):
     name = "l2g"
     new_layers = ("fc8.*", "f8_3.*", "f8_4.*", "f9.*")
     merge = "l2g"
+    background = "last"
     scales = (0.5, 1.0, 1.5, 2.0)
     threshold = 0.25
 
@@ -240,10 +241,6 @@ class L2g(_method.Method, ResNet38):
         del conv6
         features = self.f8_3(conv4.detach()), self.f8_4(conv5.detach())
         return cam + ops.pcm(cam, self.f9(_method.pixels_and(image, *features)))
-
-    @staticmethod
-    def objects(maps: Tensor) -> Tensor:
-        return maps[:, :-1]
 
 
 TRAINING = L2gTraining

@@ -107,6 +107,7 @@ class Seam(_method.Method, ResNet38):
     name = "seam"
     new_layers = ("fc8.*", "f8_3.*", "f8_4.*", "f9.*")
     merge = "seam"
+    background = "first"
     scales = (0.5, 1.0, 1.5, 2.0)
     threshold = 0.26
 
@@ -136,10 +137,6 @@ class Seam(_method.Method, ResNet38):
 
     def forward_cam(self, image: Tensor) -> Tensor:
         return self.maps(image)[1]
-
-    @staticmethod
-    def objects(maps: Tensor) -> Tensor:
-        return maps[:, 1:]
 
 
 TRAINING = SeamTraining

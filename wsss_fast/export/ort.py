@@ -1,0 +1,85 @@
+"""ONNX Runtime, on CPU or CUDA. Images and maps stay where they are: tensors are bound, not copied."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wsss_fast.export import foreign
+from wsss_fast.export.engine import BaseEngine
+from wsss_fast.export.missing import require
+from wsss_fast.export.onnx import write_onnx
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OrtEngine(BaseEngine):
+    def __init__(self, path: Path, device: torch.device, threads: int | None = None) -> None:
+        meta = foreign.checked_meta(path)
+        super().__init__(meta, "ort", device, file_sha256=file_sha256(path), onnxruntime=require("onnxruntime").__version__)
+        self._session = session(path, device, threads)
+
+    def _run(self, image: Tensor) -> tuple[Tensor, ...]:
+        image = image.contiguous()
+        binding = self._session.io_binding()
+        place = self.device.type, self.device.index or 0
+        binding.bind_input("image", *place, element_type=1, shape=tuple(image.shape), buffer_ptr=image.data_ptr())
+        for name in self.meta.outputs:
+            binding.bind_output(name, *place)
+        self._session.run_with_iobinding(binding)
+        # the tensors share the memory that the session allocated, and keep it alive
+        return tuple(torch.from_dlpack(value._get_c_value()) for value in binding.get_outputs())
+
+
+def session(path: Path, device: torch.device, threads: int | None = None, **options: Any) -> Any:
+    """A session on exactly this device: a provider that cannot be had is an error."""
+    ort = require("onnxruntime")
+    provider = PROVIDERS[device.type]
+    if provider not in ort.get_available_providers():
+        hint = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+        raise RuntimeError(f"load_engine: this onnxruntime has no {provider}. Hint: {hint}")
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = threads or torch.get_num_threads()
+    settings.inter_op_num_threads = 1
+    for name, value in options.items():
+        setattr(settings, name, value)
+    chosen: dict[str, Any] = {}
+    if device.type == "cuda":
+        # the stream of torch: what comes before and after needs no waiting
+        stream = torch.cuda.current_stream(device).cuda_stream
+        chosen = {"device_id": str(device.index or 0), "user_compute_stream": str(stream)}
+    try:
+        made = ort.InferenceSession(str(path), settings, providers=[(provider, chosen)])
+    except Exception as error:  # onnxruntime has a class for each kind of failure, and no common one
+        reason = " ".join(str(error).split())[:300]
+        raise RuntimeError(f"load_engine: ONNX Runtime cannot run '{path}' on {device.type}: {reason}") from None
+    if made.get_providers()[0] != provider:
+        raise RuntimeError(f"load_engine: ONNX Runtime runs '{path}' on {made.get_providers()[0]}, asked for {provider}")
+    return made
+
+
+def load(path: Path, device: torch.device, threads: int | None) -> OrtEngine:
+    return OrtEngine(path, device, threads)
+
+
+def from_network(
+    model: nn.Module, classes: tuple[str, ...], precision: str, device: torch.device, threads: int | None
+) -> OrtEngine:
+    with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
+        path = Path(folder) / "network.onnx"
+        write_onnx(model, path, precision, classes)
+        return OrtEngine(path, device, threads)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,46 @@
+"""The network behind a name: a checkpoint, the built-in model, a network with random weights."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from wsss_fast import methods
+from wsss_fast.methods import checkpoint
+from wsss_fast.nets import weights
+
+BUILT_IN = "efficientnet-lite0"
+
+
+def network(model: str | os.PathLike[str] | nn.Module, **source: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network in eval mode, and the names of its classes where they are known.
+
+    `source`: what `methods.checkpoint.load` takes besides the file.
+    """
+    if isinstance(model, nn.Module):
+        if not isinstance(model, methods._method.Method):
+            raise TypeError(f"export: 'model' must be a network of methods.create, got {type(model).__name__}")
+        return model.eval(), ()
+    if os.fspath(model) == BUILT_IN:
+        return _built_in(), ()
+    return checkpoint.load(model, **source), tuple(weights.describe(model).get("classes", ()))
+
+
+def random(method: str, seed: int, num_classes: int = 20, **options: Any) -> nn.Module:
+    """A network without a checkpoint, the same for the same seed; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return methods.create(method, num_classes, **options).eval()
+
+
+def _built_in() -> nn.Module:
+    """The classifier on its 1,000 ImageNet classes, as `cam`."""
+    from wsss_fast.nets.efficientnet import load_pretrained
+
+    pretrained, _ = load_pretrained(output_stride=16)
+    model = methods.create("cam", pretrained.num_classes, backbone=BUILT_IN)
+    model.load_state_dict(pretrained.state_dict())
+    return model.eval()
