@@ -5,18 +5,19 @@ A batch is a dict, as ``wsss_fast.data`` makes it:
 ==========  =============================  ==========================================================================
 pixels      uint8 [N, 3, H, W], RGB        after all augmentation; 0 at padding
 inside      bool [N, H, W]                 False at padding
-labels      float [N, C]                   1 for a class in the image, else 0; no column for the background
+labels      float [N, C]                   1 for a class in the image, else 0; no column for the background  (not DeepLab)
 names       list of N strings              the images, for messages
 saliency    uint8 [N, 1, H, W]             255 is salient; 0 at padding                       (EPS, L2G)
 segments    int32 [N, H, W]                superpixels, -1 at padding; optional               (CPN)
 affinity    uint8 [N, h, w]                on the network's grid: 0 background, class + 1, 255 ignored (AffinityNet, IRN)
+mask        uint8 [N, H, W]                0 background, class + 1, 255 ignored and padding    (DeepLab)
 ==========  =============================  ==========================================================================
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -34,6 +35,7 @@ RESIZES = ("long", "short", "scale", "squash", "none")
 SCHEDULES = ("poly", "step")
 # of PSA and what descends from it: in the released code the weight decay stands in the place of the momentum
 PSA_MOMENTUM = {None: 0.0, "paper": 0.9, "code": 5e-4}
+IGNORE = 255  # in masks: no loss here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,14 @@ class TrainSettings:
 
     resize: str = setting("long", "what `sizes` bounds: the long or short side, a scale, squash (both sides), or none")
     sizes: tuple[float, ...] = setting((256.0, 512.0), "range of the resize, drawn anew for each image")
+    size_choices: tuple[float, ...] = setting((), "draw the resize from these values within `sizes`; none: from the whole range")
     crop: int = setting(448, "side of the square cut out at random, zero-padded where the image is smaller")
     flip: bool = setting(True, "mirror half of the images")
     jitter: tuple[float, ...] = setting((0.3, 0.3, 0.3, 0.1), "strength of brightness, contrast, saturation and hue changes")
     epochs: int = setting(15, "passes over the training images")
+    updates: int = setting(0, "how often the weights move in all; 0: as often as `epochs` make")
     batch: int = setting(16, "images a step, over all processes")
-    accumulate: int = setting(1, "steps whose gradients are added before the weights move")
+    accumulate: int = setting(1, "steps whose gradients are averaged before the weights move")
     shuffle: bool = setting(True, "a new order of images in each epoch")
     lr: float = setting(0.01, "learning rate of pretrained weights; their biases have twice as much")
     new_rate: float = setting(10.0, "learning rate of new layers, times `lr`; their biases have twice as much")
@@ -56,6 +60,7 @@ class TrainSettings:
     weight_decay: float = setting(5e-4, "of weights; biases and normalisation have none")
     schedule: str = setting("poly", "poly: (1 - t / T)^power; step: times `decay` at the epochs `decay_epochs`")
     power: float = setting(0.9, "of the poly schedule")
+    rate_every: int = setting(1, "updates after which the poly schedule moves the rates")
     decay_epochs: tuple[float, ...] = setting((), "epochs (counted from 0) at which the step schedule lowers the rate")
     decay: float = setting(0.1, "factor of the step schedule")
     freeze: bool = setting(True, "keep batch normalisation and the first layers as they were pretrained")
@@ -64,13 +69,15 @@ class TrainSettings:
         check = Checks(self)
         check.choice("resize", RESIZES)
         check.range("sizes", 0.01 if self.resize == "scale" else 1, 65536)
+        check.choices_of_range("size_choices", "sizes")
         check.whole("crop", 16, 65536)
         check.numbers("jitter", 4, 0, 1)
         if self.jitter[3] > 0.5:
             _settings.fail("train", "jitter", "have a hue change of at most 0.5", self.jitter)
         check.numbers("decay_epochs", None, 0, 1e6)
-        for name in ("epochs", "batch", "accumulate"):
+        for name in ("epochs", "batch", "accumulate", "rate_every"):
             check.whole(name, 1, 10_000_000)
+        check.whole("updates", 0, 1_000_000_000)
         for name in ("flip", "shuffle", "nesterov", "freeze"):
             check.boolean(name)
         for name in ("lr", "new_rate", "weight_decay", "power"):
@@ -78,7 +85,7 @@ class TrainSettings:
         for name in ("momentum", "decay"):
             check.number(name, 0, 1)
         check.choice("schedule", SCHEDULES)
-        for name in ("sizes", "jitter", "decay_epochs"):
+        for name in ("sizes", "size_choices", "jitter", "decay_epochs"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         if self.nesterov and self.momentum == 0:
             _settings.fail("train", "nesterov", "go with a momentum above 0", self.momentum)
@@ -115,11 +122,19 @@ class Checks:
         if values[0] > values[1]:
             _settings.fail("train", name, "be (lowest, highest)", values)
 
+    def choices_of_range(self, name: str, bounds: str) -> None:
+        values, (low, high) = getattr(self.settings, name), getattr(self.settings, bounds)
+        if not isinstance(values, tuple | list):
+            _settings.fail("train", name, "be a list of numbers", values)
+        for value in values:
+            _settings.number("train", name, value, low, high)
+
 
 class Training(nn.Module, ABC):
     """A method in training. ``forward`` takes a batch and gives the terms of the loss, their sum under "total"."""
 
     wants: tuple[str, ...] = ()  # what a batch must hold besides pixels, inside, labels and names
+    wants_labels: bool = True
 
     def __init__(self, model: Method, settings: TrainSettings, **others: Method) -> None:
         super().__init__()
@@ -146,23 +161,24 @@ class Training(nn.Module, ABC):
 
     def image(self, batch: dict[str, Any]) -> Tensor:
         """The network's input: normalised pixels, 0 (the mean colour) at padding."""
-        check_batch(f"train {self.model.name}", batch, self.model.num_classes, self.wants)
+        check_batch(f"train {self.model.name}", batch, self.model.num_classes, self.wants, self.wants_labels)
         return self.model.normalise(batch["pixels"]).masked_fill_(~batch["inside"][:, None], 0.0)
 
 
 HINTS = {
     "saliency": "this method learns from saliency maps; name their folder",
     "affinity": "this method learns from labels that methods.pair_labels makes of class maps or masks",
+    "mask": "this method learns from masks; name their folder",
 }
 
 
-def check_batch(op: str, batch: dict[str, Any], classes: int, wants: tuple[str, ...] = ()) -> None:
+def check_batch(op: str, batch: dict[str, Any], classes: int, wants: tuple[str, ...] = (), labels: bool = True) -> None:
     """Everything that a loader or a caller can get wrong, before a kernel sees it."""
-    for name in ("pixels", "inside", "labels", *wants):
+    for name in ("pixels", "inside", *(("labels",) if labels else ()), *wants):
         if not isinstance(batch.get(name), Tensor):
             hint = HINTS.get(name, "")
             raise ValueError(_check.complaint(op, name, "be a tensor in the batch", type(batch.get(name)).__name__, hint))
-    pixels, labels = batch["pixels"], batch["labels"]
+    pixels = batch["pixels"]
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.numel() == 0:
         got = f"{_check.short(pixels.dtype)} {list(pixels.shape)}"
         raise ValueError(_check.complaint(op, "pixels", "be uint8 RGB of shape [N, 3, H, W]", got))
@@ -175,10 +191,25 @@ def check_batch(op: str, batch: dict[str, Any], classes: int, wants: tuple[str, 
         if name in batch and list(batch[name].shape) != shape:
             hint = "it must be cut out like the pixels"
             raise ValueError(_check.complaint(op, name, f"have shape {shape}", list(batch[name].shape), hint))
-    if list(labels.shape) != [n, classes]:
+    if labels and list(batch["labels"].shape) != [n, classes]:
         # said here: on CUDA an index out of range would end the process
         hint = "the number of classes comes from the data; the background has no label"
-        raise ValueError(_check.complaint(op, "labels", f"have shape [N, C] = {[n, classes]}", list(labels.shape), hint))
+        raise ValueError(_check.complaint(op, "labels", f"have shape [N, C] = {[n, classes]}", list(batch["labels"].shape), hint))
+    if "mask" in wants:
+        check_mask(op, batch["mask"], classes, batch.get("names", ()))
+
+
+def check_mask(op: str, mask: Tensor, classes: int, names: Sequence[str] = ()) -> None:
+    """Values that no class has: on a GPU the loss would end the process over them."""
+    if mask.dtype != torch.uint8:
+        raise TypeError(_check.complaint(op, "mask", "be of type uint8", _check.short(mask.dtype)))
+    strange = (mask > classes) & (mask != IGNORE)
+    if bool(strange.any()):
+        image = int(strange.flatten(1).any(1).nonzero()[0, 0])
+        where = f" in {names[image]}" if image < len(names) else ""
+        expected = f"be 0 for the background, 1 to {classes} for the classes, {IGNORE} where ignored"
+        hint = "are these the masks of another list of classes?"
+        raise ValueError(_check.complaint(op, "mask", expected, f"{int(mask[strange][0])}{where}", hint))
 
 
 def check_finite(terms: dict[str, Tensor], names: list[str]) -> None:
