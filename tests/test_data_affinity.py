@@ -10,10 +10,11 @@ import pytest
 import torch
 from data_worlds import IDS, photo, save, voc
 
-from wsss_fast import methods
+from wsss_fast import cli, methods
 from wsss_fast.data import DataError, open_dataset
 from wsss_fast.data.loader import make_loader
 from wsss_fast.data.transforms import Augment, generator
+from wsss_fast.methods import affinitynet, checkpoint
 from wsss_fast.methods.pair_labels import PairMaps
 
 AFFINITY = methods.settings("affinitynet", crop=32, batch=2)
@@ -128,3 +129,19 @@ def test_labels_of_pairs_are_no_images(tmp_path: Path) -> None:
         save(tmp_path / "pairs" / f"{name}.png", np.zeros((24, 30), np.uint8))
     (tmp_path / "labels.csv").write_text("a.png,cat\nb.png,dog\n")
     assert open_dataset(tmp_path, affinity="pairs").ids == ["a", "b"]
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    world(tmp_path / "world", maps=True)
+    given = ["--out", "run", "--crop", "32", "--batch", "2", "--max-steps", "2", "--options", "width=0.05", "--device", "cpu"]
+    for method, extra, status in (("affinitynet", [], 1), ("affinitynet", ["--affinity", "pairs"], 0)):
+        assert cli.main(["train", method, "--data", "world", *given, *extra]) == status
+    assert "affinity" in capsys.readouterr().err
+    model = checkpoint.load("run/model.safetensors")
+    assert affinitynet.walk(model.eval(), torch.zeros(1, 3, 30, 40, dtype=torch.uint8), torch.rand(1, 1, 30, 40)).shape == (
+        1,
+        2,
+        30,
+        40,
+    )

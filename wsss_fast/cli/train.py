@@ -28,6 +28,8 @@ METHODS = {
     "cpn": "two complementary halves of an image show more than the image",
     "eps": "class maps that together make the saliency map",
     "l2g": "a network that sees whole images learns from one that sees crops",
+    "affinitynet": "which neighbouring pixels belong together, out of class maps or masks",
+    "irn": "where classes meet, out of class maps",
 }
 _HELP = f"""usage: {PROG} METHOD --data DIR --out RUN [OPTIONS]
 

@@ -41,8 +41,8 @@ class Dataset:
     indices: Mapping[str, tuple[int, ...]] = field(repr=False)
     masks: Mapping[str, Path] = field(repr=False)
     saliency: Path | None = None
-    affinity: Path | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)  # where labels and saliency maps come from
+    affinity: Path | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,11 +105,11 @@ def open_dataset(
     split: str | Path | None = None,
     labels: str | Path | None = None,
     saliency: str | Path | None = None,
-    affinity: str | Path | None = None,
     masks: str | Path | None = None,
     classes: Sequence[str] | str | Path | None = None,
     difficult: str = "keep",
     empty: str = "stop",
+    affinity: str | Path | None = None,
 ) -> Dataset:
     """Find images and join them with their labels.
 
@@ -121,12 +121,12 @@ def open_dataset(
         labels: a file or folder for `read_labels`, "masks" to take them from the masks, or "none". By default what lies in the
             folder.
         saliency: folder of maps named ID.png; also by its name inside `path`.
-        affinity: folder of labels of pairs, ID.npz or ID.png (see `methods.pair_labels`); also by its name inside `path`.
         masks: folder of masks named ID.png; also by its name inside `path`. By default SegmentationClassAug, else
             SegmentationClass.
         classes: class names in order, or a file of them. By default classes.txt in the folder, else those of the labels.
         difficult: keep or drop VOC's difficult objects.
         empty: what happens to images without a class: stop, drop (leave them out) or keep.
+        affinity: folder of labels of pairs, ID.npz or ID.png (see `methods.pair_labels`); also by its name inside `path`.
 
     Raises:
         DataError: with the first five cases and a hint. `verify.verify` looks at the files themselves.
@@ -163,7 +163,7 @@ def open_dataset(
         raise DataError("data: without labels the classes are unknown. Hint: put their names into classes.txt, one a line")
     log.info("%s: %d images, %d classes, labels from %s", root, len(ids), len(class_names), provenance["labels"])
     return Dataset(
-        root, kind, list(class_names), ids, found.images, joined, found.masks, saliency_folder, affinity_folder, provenance
+        root, kind, list(class_names), ids, found.images, joined, found.masks, saliency_folder, provenance, affinity_folder
     )
 
 

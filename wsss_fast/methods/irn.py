@@ -13,6 +13,7 @@ sizes that IRN needs, `walk` spreads them up to the edges.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -92,6 +93,10 @@ class IrnTraining(Training):
     def __init__(self, model: Irn, settings: IrnSettings) -> None:
         super().__init__(model, settings)
         model.backbone.requires_grad_(False)  # `freeze` or not: nothing teaches it
+
+    def new_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the displacement, which learn faster than those of the edge; both are as new."""
+        return (value for key, value in self.model.named_parameters() if key.startswith("fc_dp"))
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return losses(*self.model(self.image(batch)), batch["affinity"], self.model.published)
@@ -195,7 +200,7 @@ class MeanShift(nn.Module):
 
 class Irn(Method, nn.Module):
     name = "irn"
-    new_layers = ("fc_dp*",)  # learn faster than those of the edge, which are as new
+    new_layers = ("fc_edge*", "fc_dp*")
     outputs = ("edge", "displacement")
     cam_stride = 4
     # the published module holds its layers a second time in lists, and its pair indices as parameters

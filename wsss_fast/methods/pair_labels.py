@@ -67,7 +67,8 @@ class PairMaps:
     def encoded(self) -> bytes:
         """The file: NumPy's .npz, without pickle, the same bytes for the same maps."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, classes=self.classes, low=self.low, high=self.high)
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _TYPES}
+        np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
 
 

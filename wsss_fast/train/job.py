@@ -145,7 +145,15 @@ class LoaderFeed:
 
 def opened(data: DataSettings) -> Dataset:
     return open_dataset(
-        data.data, data.kind, data.split, data.labels, data.saliency, data.masks, classes=data.class_names, empty=data.empty
+        data.data,
+        data.kind,
+        data.split,
+        data.labels,
+        data.saliency,
+        data.masks,
+        classes=data.class_names,
+        empty=data.empty,
+        affinity=data.affinity,
     )
 
 

@@ -30,6 +30,7 @@ class DataSettings:
     split: str | None = setting(None, "list of images; by default train where VOC's lists have it, else all images")
     labels: str | None = setting(None, "file of image-level labels, if not those of the data set")
     saliency: str | None = setting(None, "folder of saliency maps, ID.png")
+    affinity: str | None = setting(None, "folder of labels of pairs, ID.npz or ID.png")
     masks: str | None = setting(None, "folder of masks, ID.png")
     class_names: str | None = setting(None, "file of class names, one a line")
     empty: str = setting("stop", "at images of no class: stop, drop (leave them out) or keep")
