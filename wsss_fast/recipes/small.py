@@ -60,7 +60,7 @@ def small(recipe: Recipe) -> Recipe:
     stages = tuple(_small(stage) for stage in recipe.stages)
     backbones = sorted({stage.backbone for stage in stages if stage.kind == "train"})
     starts = tuple(start(backbone) for backbone in backbones)
-    made = replace(recipe, dataset="voc", stages=(*starts, *stages), **SPLITS)
+    made = replace(recipe, stages=(*starts, *stages), **SPLITS)
     check(made)
     return made
 
