@@ -36,7 +36,7 @@ def row(recipe: Recipe, stage: Stage, folder: str, outcome: dict[str, Any], seco
         stage.kind,
         folder,
         None if miou is None else 100 * miou,
-        None if miou is None else recipe.split(stage.judge) or "all images",
+        None if miou is None else recipe.split(stage.judge) or "the data set",
         paper and paper.miou,
         paper and paper.split,
         paper and paper.verified,

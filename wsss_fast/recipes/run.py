@@ -300,6 +300,8 @@ class _Runner:
             raise RecipeError(
                 f"run: stage {stage.name} starts from pretrained weights of {backbone}, and none are given. Hint: {hint}"
             )
+        if given != RANDOM and not Path(given).is_file() and given != initial.BUILT_IN:
+            raise RecipeError(f"run: 'init' must be a file, got {printable(given)}")
         return None if given == RANDOM else given
 
     def _identity(self, work: Work) -> dict[str, Any]:
@@ -336,11 +338,9 @@ class _Runner:
         return self._prints[key]
 
     def _file(self, path: str) -> str:
-        if path == initial.BUILT_IN and not Path(path).exists():
-            return path
+        if not Path(path).exists():
+            return path  # the name of built-in weights
         if ("file", path) not in self._prints:
-            if not Path(path).is_file():
-                raise RecipeError(f"run: 'init' must be a file, got {printable(path)}")
             self._prints["file", path] = {"sha256": record.file_sha256(Path(path))}
         return self._prints["file", path]["sha256"]
 

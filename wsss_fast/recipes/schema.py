@@ -68,7 +68,7 @@ class Recipe:
     title: str
     dataset: str  # whose published schedules: voc or coco
     stages: tuple[Stage, ...]
-    train: str | None = None  # lists of images; None: all images
+    train: str | None = None  # lists of images; None: as `wsss train` takes them, VOC's train, else all
     judge: str | None = None
     test: str | None = None
     note: str = ""

@@ -31,14 +31,16 @@ class Crf:
 @dataclass(frozen=True, kw_only=True)
 class MapsSettings:
     scales: tuple[float, ...] | None = setting(None, "of the image; by default those of the method")
+    flip: bool = setting(True, "also the mirror image at each scale")
     sizes: str = setting("image", "image: maps at the size of the image; irn: also those on a grid of 4 pixels that IRN walks on")
 
     def __post_init__(self) -> None:
         if self.scales is not None:
             _numbers(self, "maps", "scales", None, 0.01, 16)
+        _settings.boolean("maps", "flip", self.flip)
         _settings.choice("maps", "sizes", self.sizes, ("image", "irn"))
-        if self.sizes == "irn" and self.scales is not None:
-            _settings.fail("maps", "scales", "stay open with sizes: irn, which takes those of the network", self.scales)
+        if self.sizes == "irn" and (self.scales is not None or not self.flip):
+            _settings.fail("maps", "sizes", "be image where scales or flip are given: IRN takes those of the network", self.sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,11 @@ SPLITS = {"train": "train", "judge": "train", "test": "test"}
 SAVED = "SaliencyMaps"
 CROPS = "Crops"
 CROP = 96
-SCALE = CROP / 448
-EPOCHS = 6
-SCALES = (1.0, 1.5)
+EPOCHS = 5
+SCALES = (1.0, 1.5)  # at which maps are inferred, without mirror images
 WIDTHS = {"resnet38": 0.125, "resnet50": 0.25}
-DCP_LAYER = "layer4.0"
 
-# What all methods share. Momentum makes up for few steps: 375 in place of the published 10,000 and more.
+# What all methods share. Momentum makes up for few steps: 310 in place of the published 10,000 and more.
 SHARED: dict[str, Any] = {
     "resize": "long",
     "sizes": (112.0, 160.0),
@@ -93,15 +91,13 @@ def _small(stage: Stage) -> Stage:
         return _small_training(stage)
     settings = dict(stage.settings)
     if stage.kind == "maps" and settings.get("sizes") != "irn":
-        settings["scales"] = SCALES
+        settings |= {"scales": SCALES, "flip": False}
     if stage.kind in ("pair_labels", "segment") or (stage.kind == "masks" and "patterns" in stage.inputs):
         settings["crf"] = settings.get("crf") if settings.get("crf") is False else CRF
     if stage.kind == "crf":
         settings |= CRF
     if "threshold" in settings:
         settings["threshold"] = BEST
-    if stage.kind == "patterns":
-        settings["layer"] = DCP_LAYER
     return replace(stage, settings=settings, split=_split(stage.split), judge=_split(stage.judge))
 
 

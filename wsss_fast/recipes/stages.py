@@ -93,7 +93,7 @@ def maps(work: Work) -> dict[str, Any]:
             grid, full = irn.class_maps(model, pixels, present)
             arrays["grid"] = _bytes(grid[0, chosen])
         else:
-            full = methods.infer_cam(model, pixels, scales=settings.scales, present=present)
+            full = methods.infer_cam(model, pixels, scales=settings.scales, flip=settings.flip, present=present)
         yield ".npz", _npz(**arrays, maps=_bytes(full[0, chosen]))
 
     _each(work, dataset, ".npz", make)
@@ -126,7 +126,7 @@ def walk(work: Work) -> dict[str, Any]:
     def make(name: str) -> Iterator[tuple[str, bytes]]:
         pixels = _pixels(work, dataset, name)
         if "masks" in work.inputs:
-            mask = torch.from_numpy(read_mask(work.inputs["masks"] / f"{name}.png"))[None].to(work.device)
+            mask = torch.from_numpy(read_mask(work.inputs["masks"] / f"{name}.png").copy())[None].to(work.device)
             yield ".png", mask_png(affinitynet.walk_mask(model, pixels, mask, **given)[0].cpu().numpy())
             return
         if model.name == "irn":

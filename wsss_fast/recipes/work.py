@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from wsss_fast import train as training
-from wsss_fast.data import Dataset, open_dataset
+from wsss_fast.data import Dataset
 from wsss_fast.label.predict import chosen_device
 from wsss_fast.recipes import judge
 from wsss_fast.recipes.schema import Recipe, Stage
 from wsss_fast.recipes.settings import KINDS
+from wsss_fast.train.job import opened, with_split
 
 
 class StoppedError(Exception):
@@ -31,14 +32,14 @@ class Data:
 
     def settings(self, split: str | None, **more: Any) -> training.DataSettings:
         given = {"data": str(self.path), "split": split, "labels": self.labels, "saliency": self.saliency, "empty": "drop"}
-        return training.DataSettings(**{**given, **more})
+        return with_split(training.DataSettings(**{**given, **more}))
 
     def inner(self, folder: str) -> training.DataSettings:
         """Class folders inside the data set."""
         return training.DataSettings(data=str(self.path / folder), kind="folders")
 
     def open(self, split: str | None, empty: str = "drop") -> Dataset:
-        return open_dataset(self.path, split=split, labels=self.labels, empty=empty)
+        return opened(self.settings(split, saliency=None, empty=empty))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def _fill(model: Method, state: dict[str, Tensor], source: str) -> str:
 
 
 def _backbone(model: Method, state: dict[str, Tensor]) -> tuple[str, nn.Module]:
-    """What the names of the file fit best: the whole network, or its backbone where that is a module of its own; and its prefix."""
+    """Prefix and module that the names of the file fit best: the network, or its backbone where that is a module of its own."""
     inner = {f"{name}.": part for name, part in model.named_children() if name in (model.backbone_name, "backbone", "base")}
 
     def found(candidate: tuple[str, nn.Module]) -> int:
