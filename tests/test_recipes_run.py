@@ -120,6 +120,13 @@ def test_from_a_stage_on(copy, voc):
     assert [row.skipped for row in result.rows] == [True, False] and times(copy / "01-cam") == before
 
 
+def test_bad_input_costs_no_finished_stage(copy, tmp_path):
+    before = times(copy)
+    with pytest.raises(DataError):
+        go(tmp_path / "nowhere", copy, start_from="cam")
+    assert times(copy) == before
+
+
 def test_only_one_stage(voc, tmp_path):
     assert [row.stage for row in go(voc, tmp_path, only=["cam"]).rows] == ["cam"]
     assert not list(tmp_path.glob("*-maps"))
@@ -306,7 +313,6 @@ def test_a_folder_of_somebody_else(voc, tmp_path):
     (tmp_path / "01-cam" / "letter.txt").write_text("dear")
     with pytest.raises(RecipeError, match="holds files that no recipe wrote"):
         go(voc, tmp_path)
-    go(voc, tmp_path / "other", start_from="cam")  # nothing there: nothing to remove
     with pytest.raises(RecipeError, match="holds files that no recipe wrote"):
         go(voc, tmp_path, start_from="cam")
     assert (tmp_path / "01-cam" / "letter.txt").read_text() == "dear"

@@ -80,9 +80,14 @@ def begun(folder: Path) -> dict[str, Any] | None:
     return _read_json(folder / BEGUN)
 
 
-def begin(folder: Path, identity: dict[str, Any], seconds: float) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and begun(folder) is None:
+def refuse_foreign(folder: Path) -> None:
+    ours = (folder / STAGE).is_file() or (folder / BEGUN).is_file()
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"run: {printable(str(folder))} holds files that no recipe wrote. Hint: give another --out")
+
+
+def begin(folder: Path, identity: dict[str, Any], seconds: float) -> None:
+    refuse_foreign(folder)
     _write(folder, BEGUN, {"identity": identity, "seconds": round(seconds, 3)})
 
 

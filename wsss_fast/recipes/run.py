@@ -27,7 +27,6 @@ from wsss_fast.recipes.schema import Recipe, RecipeError, Stage
 from wsss_fast.recipes.settings import BEST
 from wsss_fast.recipes.work import Data, Options, StoppedError, Work
 from wsss_fast.train import Plan, initial
-from wsss_fast.train.job import opened
 
 SCENES = "scenes"
 WORLD = "world"
@@ -77,7 +76,7 @@ def run(
         init: weights to start trainings from, by backbone, or one file for all; "none" for random ones.
         labels, saliency: of `data.open_dataset`.
         only: names of stages; the others must be done or are left alone.
-        start_from: a stage; what it and later ones made is removed first.
+        start_from: a stage; what it and later ones made is removed once all inputs were looked at.
         dry_run: look at everything, run nothing.
         shared: a folder in which runs share stages: one that another recipe made of the same inputs is not made again.
 
@@ -99,11 +98,12 @@ def run(
             saliency = saliency or str(data / small.SAVED)
             options = dataclasses.replace(options, pictures="0")
         runner = _Runner(recipe, Data(Path(data), labels, saliency), out, init, options, shared, told)
-        if start_from is not None and not dry_run:
-            runner.clear(start_from)
-        runner.look(only)
+        anew = recipe.stages[recipe.place(start_from) :] if start_from is not None else ()
+        runner.look(only, anew)
         if dry_run:
             return Result(recipe, runner.rows())
+        for stage in anew:  # now that all they need is there
+            record.clear(runner.folders[stage.name])
         stopped = runner.go(only)
         about = {"data": printable(Path(data).name), "seed": options.seed, "precision": options.precision}
         folder.write(REPORT, report.as_markdown(recipe, runner.rows(), about).encode())
@@ -139,15 +139,16 @@ class _Runner:
 
     # ---- before anything runs ----
 
-    def look(self, only: Sequence[str]) -> None:
+    def look(self, only: Sequence[str], anew: Sequence[Stage]) -> None:
         """What is done must be as it was made and as it is wanted; what is to be done must have all it needs."""
         pending = []
         for stage in self.recipe.stages:
             # what depends on a stage that is still to be made cannot be compared before it is
             known = all(source in self.done for source in stage.inputs.values())
-            if known and self._finished(stage):
+            if stage not in anew and known and self._finished(stage):
                 continue
-            if record.read(self.folders[stage.name]) is not None and self.shared is None:
+            record.refuse_foreign(self.folders[stage.name])
+            if stage not in anew and record.read(self.folders[stage.name]) is not None and self.shared is None:
                 missing = [source for source in stage.inputs.values() if source not in self.done]
                 raise RecipeError(
                     f"run: {self.folders[stage.name].name} is done, and {', '.join(missing)}, which it was made of, is not. "
@@ -170,8 +171,7 @@ class _Runner:
     def _finished(self, stage: Stage) -> bool:
         work = self._work(stage)
         folder = work.folder
-        found, wanted = record.read(folder), None
-        begun = record.begun(folder)
+        found, begun = record.read(folder), record.begun(folder)
         if found is None and begun is None:
             return False
         wanted = self._identity(work)
@@ -210,7 +210,7 @@ class _Runner:
 
     def _look_at_training(self, work: Work) -> None:
         stage, plan = work.stage, _plan_without_inputs(work)
-        dataset = opened(plan.data)
+        dataset = self.data.opened(plan.data)
         if "init" not in stage.inputs and work.init is not None:
             initial.initialise(_training(plan, len(dataset.classes)), work.init)
         wants = ["saliency"] if _wants_saliency(plan) else []
@@ -220,10 +220,6 @@ class _Runner:
 
     def _looked(self, done: int, total: int) -> None:
         self.told.progress("looking at the data", done, total)
-
-    def clear(self, name: str) -> None:
-        for stage in self.recipe.stages[self.recipe.place(name) :]:
-            record.clear(self.folders[stage.name])
 
     # ---- stage after stage ----
 
@@ -312,7 +308,7 @@ class _Runner:
         if stage.kind == "train":
             plan = _plan_without_inputs(work)
             saliency = _wants_saliency(plan)
-            told["data"] = self._print((stage.data, stage.split, saliency), lambda: opened(plan.data), saliency)
+            told["data"] = self._print((stage.data, stage.split, saliency), lambda: self.data.opened(plan.data), saliency)
             network = {"method": stage.method, "backbone": stage.backbone, "published": stage.published, "options": stage.options}
             settings = dataclasses.asdict(stages.train_settings(self.recipe, stage))
             told |= {"network": network, "settings": settings, "seed": work.seed, "precision": self.options.precision}

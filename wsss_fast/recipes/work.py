@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Data:
     path: Path
     labels: str | None = None
     saliency: str | None = None
+    _opened: dict[training.DataSettings, Dataset] = field(default_factory=dict, compare=False, repr=False)
 
     def settings(self, split: str | None, **more: Any) -> training.DataSettings:
         given = {"data": str(self.path), "split": split, "labels": self.labels, "saliency": self.saliency, "empty": "drop"}
@@ -39,7 +40,13 @@ class Data:
         return training.DataSettings(data=str(self.path / folder), kind="folders")
 
     def open(self, split: str | None, empty: str = "drop") -> Dataset:
-        return opened(self.settings(split, saliency=None, empty=empty))
+        return self.opened(self.settings(split, saliency=None, empty=empty))
+
+    def opened(self, settings: training.DataSettings) -> Dataset:
+        """Once a run: to read the labels of thousands of images takes a while."""
+        if settings not in self._opened:
+            self._opened[settings] = opened(settings)
+        return self._opened[settings]
 
 
 @dataclass(frozen=True)
