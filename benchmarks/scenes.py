@@ -37,15 +37,21 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", type=Path, default=None, help="where the table goes, with the machine's description")
     parser.add_argument("--cell", default=None, help="METHOD:SEED, one cell in this process")
+    parser.add_argument("--start", action="store_true", help="the starting point alone, as one of several processes")
     given = parser.parse_args()
     if given.cell:
         method, seed = given.cell.split(":")
         cell(given.out, method, int(seed))
         return 0
+    if given.start:
+        train_start(given.out)
+        return 0
     started = time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
     write_world(given.out / "world")
-    train_start(given.out)
+    if not (given.out / "start" / "model.safetensors").exists():
+        together = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={given.jobs}"]
+        subprocess.run([*together, __file__, "--out", str(given.out), "--start"], check=True)
     cells = [f"{method}:{seed}" for seed in SEEDS for method in METHODS]
     failed = run_cells(given.out, cells, given.jobs)
     table = collect(given.out)
@@ -60,8 +66,6 @@ def train_start(out: Path) -> None:
     """The shared starting point: a classifier of single objects."""
     import torch
 
-    if (out / "start" / "model.safetensors").exists():
-        return
     torch.set_num_threads(1)
     fit("cam", out / "world" / "Crops", "folders", None, out / "start", seed=0, changes=START, init=None)
 

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from wsss_fast import ops
 from wsss_fast.data.scenes import SceneSettings, make_scene
-from wsss_fast.label.predict import load_engine
+from wsss_fast.label.predict import load_model
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.write import PALETTE
 from wsss_fast.nets import efficientnet
@@ -103,9 +103,10 @@ def random_walk() -> Image.Image:
 
 def class_map(pixels: np.ndarray, grid: tuple[int, int]) -> Tensor:
     """[1, 1, h, w]: the maps of all scales and flips, resized, added, without what is negative, divided by the largest."""
-    engine = load_engine("efficientnet-lite0", LabelSettings())
-    index = engine.class_names.index(CLASS)
-    maps = [m[None, None, index].float() for m in engine.predict(pixels).maps]
+    model = load_model("efficientnet-lite0", LabelSettings())
+    index = model.class_names.index(CLASS)
+    found = model.predict(pixels)
+    maps = [(m.flip(2) if flipped else m)[None, None, index] for m, flipped in zip(found.maps, found.flipped, strict=True)]
     cam = sum(interpolate(m, grid, mode="bilinear", align_corners=False) for m in maps).relu()
     return cam / cam.max()
 

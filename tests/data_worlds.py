@@ -17,6 +17,7 @@ class Settings:
 
     resize: str = "long"
     sizes: tuple[float, ...] = (20, 40)
+    size_choices: tuple[float, ...] = ()
     crop: int = 32
     flip: bool = True
     jitter: tuple[float, ...] = (0.3, 0.3, 0.3, 0.1)

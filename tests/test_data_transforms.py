@@ -46,6 +46,13 @@ def test_sizes_are_drawn_uniformly_and_both_ends_are_reached():
     assert min(factors) < 0.51 and max(factors) > 1.49 and abs(np.mean(factors) - 1) < 0.04
 
 
+def test_sizes_are_drawn_from_choices():
+    random = generator(0, 0, 0)
+    drawn = [new_size((200, 100), "scale", (0.5, 1.5), random, (0.5, 1.0, 1.25)) for _ in range(300)]
+    assert {size: drawn.count(size) > 70 for size in drawn} == {(100, 50): True, (200, 100): True, (250, 125): True}
+    assert {new_size((200, 100), "long", (10, 50), random, (20, 40)) for _ in range(20)} == {(20, 10), (40, 20)}
+
+
 def test_thin_strips():
     assert new_size((1, 2000), "long", (256, 256), generator(0, 0, 0)) == (1, 256)
     with pytest.raises(ImageError, match="resized it would have"):

@@ -161,6 +161,8 @@ def test_files(tmp_path: Path) -> None:
     weights.save_checkpoint(other, torch.nn.Linear(2, 2), {"method": "cam"})
     with pytest.raises(ValueError, match="must be a file of class patterns"):
         ClassPatterns.load(other)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        ClassPatterns.load(tmp_path / "nothing.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="cannot be read"):
         ClassPatterns.load(path)

@@ -59,18 +59,18 @@ def cross_entropy(logits: Tensor, mask: Tensor) -> float:
 
 def test_schedules() -> None:
     v2 = methods.settings("deeplab")
-    assert (v2.resize, v2.crop, v2.batch * v2.accumulate, v2.updates, v2.rate_every) == ("scale", 321, 10, 20_000, 10)
+    assert (v2.resize, v2.crop, v2.batch * v2.accumulate, v2.epochs, v2.rate_every) == ("scale", 321, 10, 19, 10)
     assert (v2.lr, v2.new_rate, v2.momentum, v2.weight_decay, v2.power) == (2.5e-4, 10, 0.9, 5e-4, 0.9)
     assert v2.size_choices == (0.5, 0.75, 1.0, 1.25, 1.5) and v2.sizes == (0.5, 1.5) and v2.loss == "scales"
     assert methods.settings("deeplab", backbone="resnet101-caffe", head="largefov") == v2
     v1 = methods.settings("deeplab", backbone="resnet38")
     assert (v1.lr, v1.crop, v1.size_choices, v1.loss, v1.rate_every) == (1e-3, 448, (), "image", 1) and max(v1.jitter) > 0
     fov = methods.settings("deeplab", backbone="vgg16", head="largefov")
-    assert (fov.lr, fov.loss, fov.crop, fov.updates) == (1e-3, "grid", 321, 20_000)
+    assert (fov.lr, fov.loss, fov.crop, fov.epochs) == (1e-3, "grid", 321, 19)
     fork = methods.settings("deeplab", "code", backbone="vgg16", head="largefov")
-    assert (fork.lr, fork.loss, fork.crop, fork.updates, max(fork.size_choices)) == (2.5e-4, "scales", 448, 30_000, 2.0)
+    assert (fork.lr, fork.loss, fork.crop, fork.epochs, max(fork.size_choices)) == (2.5e-4, "scales", 448, 28, 2.0)
     coco = methods.settings("deeplab", dataset="coco", backbone="vgg16", head="aspp")
-    assert (coco.batch, coco.accumulate, coco.power, coco.crop, coco.updates) == (20, 2, 0.85, 321, 50_000)
+    assert (coco.batch, coco.accumulate, coco.power, coco.crop, coco.epochs) == (20, 2, 0.85, 321, 24)
     assert max(coco.size_choices) == 1.5
     # what a network of its own settings gets without being told
     assert methods.training("deeplab", 2, "resnet38", width=1 / 16).settings == v1
@@ -82,9 +82,9 @@ def test_schedules() -> None:
         ({"loss": "pixels"}, "'loss' must be one of scales, grid, image"),
         ({"size_choices": (0.25, 1.0)}, r"'size_choices' must be a number from 0.5 to 1.5, got 0.25"),
         ({"size_choices": 1.0}, "'size_choices' must be a list of numbers"),
-        ({"updates": -1}, "'updates' must be a whole number from 0"),
         ({"rate_every": 0}, "'rate_every' must be a whole number from 1"),
-        ({"backbone": "resnet"}, "settings: 'backbone' for deeplab must be one of .* Hint: did you mean 'resnet50'"),
+        ({"backbone": "resnet"}, "settings: 'backbone' must be one of .* Hint: did you mean 'resnet50'"),
+        ({"head": "asp"}, "settings: 'head' must be one of aspp, largefov, got 'asp'. Hint"),
         ({"hed": "aspp"}, "unknown setting 'hed'"),
     ],
 )

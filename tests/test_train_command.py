@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -105,6 +106,21 @@ def test_decoding_in_workers_gives_the_same_bits(wsss, tmp_path):
     assert wsss("--workers", "2")[0] == exit_codes.DONE
     assert wsss(out="here")[0] == exit_codes.DONE
     assert losses(tmp_path / "run") == losses(tmp_path / "here") and same_weights(tmp_path / "run", tmp_path / "here")
+
+
+def test_workers_leave_signals_to_the_training(wsss, tmp_path, monkeypatch):
+    """A terminal and torchrun send them to every process."""
+
+    def signal_workers(self, now):
+        if now.step == 1:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGTERM)
+                os.kill(worker.pid, signal.SIGINT)
+                counted.append(worker.pid)
+
+    counted = []
+    monkeypatch.setattr(command._Report, "__call__", signal_workers)
+    assert wsss("--workers", "2")[0] == exit_codes.DONE and len(counted) == 2
 
 
 def test_other_settings_are_refused_and_restart_begins_again(wsss, tmp_path):
@@ -253,3 +269,10 @@ def test_help_lists_the_methods_that_can_be_trained(capsys):
         cli.main(["train", "seam", "--published", "paper", "--help"])
     text = capsys.readouterr().out
     assert "--second-scale X" in text and "of SGD (default 0.9)" in text
+
+
+def test_a_loss_that_is_no_number_is_exit_1_in_one_line(wsss):
+    status, out, error = wsss("--lr", "1e6", "--new-rate", "1e6")
+    assert (status, out) == (exit_codes.ERROR, "")
+    told = error.splitlines()[-1]
+    assert told.startswith("wsss: error: train: the ") and "not finite" in told and "a lower lr" in told

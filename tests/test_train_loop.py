@@ -214,3 +214,12 @@ def test_an_epoch_that_ends_early_is_told(tmp_path):
     feed.batches = lambda epoch, first: RandomFeed(2).batches(epoch, first)
     with pytest.raises(RuntimeError, match="epoch 1 ended after 2 steps, not 3"):
         fit(tmp_path, feed=feed)
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_compiled_training_is_the_same_within_rounding(tmp_path, uninterrupted):
+    fit(tmp_path, still(narrow()), compile=True)
+    fit(tmp_path / "eager", still(narrow()))
+    got, expected = losses(tmp_path), losses(tmp_path / "eager")
+    assert [row["total"] for row in got] == pytest.approx([row["total"] for row in expected], rel=1e-3)

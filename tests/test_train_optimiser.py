@@ -55,6 +55,15 @@ def test_groups_of_a_whole_network() -> None:
     assert "model.norm.bias" in groups["biases"][2] and "model.conv1_1.weight" in groups["weights"][2]
 
 
+def test_new_layers_of_each_method() -> None:
+    new = {"cam": {"fc8"}, "eps": {"fc8"}, "seam": {"fc8", "f8_3", "f8_4", "f9"}}
+    new |= {"cpn": new["seam"] | {"f10"}, "l2g": new["seam"]}
+    for name, layers in new.items():
+        networks = ("model", "local") if name == "l2g" else ("model",)
+        found = by_name(methods.training(name, 3, **SMALL))["new weights"][2]
+        assert found == {f"{network}.{layer}.weight" for network in networks for layer in layers}
+
+
 def test_new_rate_is_that_of_the_settings() -> None:
     training = methods.training("cam", 3, settings=methods.settings("cam", lr=1.0, new_rate=3.0), **SMALL)
     assert by_name(training)["new weights"][0] == 3.0
@@ -75,6 +84,13 @@ def test_poly_by_hand() -> None:
         assert learning_rate(settings, beyond, 100, 10) == learning_rate(settings, 99, 100, 10)
     assert learning_rate(TrainSettings(power=0.7), 75, 100, 10) == pytest.approx(0.37892914162759955, rel=1e-12)  # 4^-0.7
     assert learning_rate(TrainSettings(power=0.0), 75, 100, 10) == 1.0
+
+
+def test_poly_that_moves_now_and_then() -> None:
+    """Every 10 updates of 2 steps: the factor of steps 0, 20, 40, ..."""
+    settings = TrainSettings(power=1.0, accumulate=2, rate_every=10)
+    expected = {0: 1.0, 19: 1.0, 20: 0.8, 39: 0.8, 40: 0.6, 99: 0.2, 1000: 0.2}
+    assert {step: learning_rate(settings, step, 100, 10) for step in expected} == pytest.approx(expected, rel=1e-12)
 
 
 def test_steps_by_hand() -> None:

@@ -29,6 +29,7 @@ METHODS = {
     "l2g": "a network that sees whole images learns from one that sees crops",
     "affinitynet": "which neighbouring pixels belong together, out of class maps or masks",
     "irn": "where classes meet, out of class maps",
+    "deeplab": "a segmentation network, out of masks",
 }
 _HELP = f"""usage: {PROG} METHOD --data DIR --out RUN [OPTIONS]
 
@@ -92,7 +93,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _new_parser(prog: str, method: str, argv: Sequence[str]) -> Any:
-    from wsss_fast import methods, train
+    from wsss_fast import train
 
     parser = _parser.new_parser(prog, METHODS[method][0].upper() + METHODS[method][1:] + ".", _EPILOG)
     parser.add_argument("--out", type=str, required=True, metavar="RUN", help="folder for all that is written")
@@ -102,48 +103,47 @@ def _new_parser(prog: str, method: str, argv: Sequence[str]) -> Any:
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
     _parser.add_settings(parser, train.DataSettings)
     _parser.add_settings(parser.add_argument_group("network"), train.NetworkSettings, config=False)
-    settings = methods.settings(method, *_published(argv))
+    settings = _network(argv).train_settings(method)
     _parser.add_settings(parser.add_argument_group("training, as published unless given"), settings, config=False)
     _parser.add_settings(parser.add_argument_group("run"), train.RunSettings, config=False)
     return parser
 
 
-def _published(argv: Sequence[str]) -> tuple[str | None, str]:
-    """`published` and `dataset`, read ahead of all others: the defaults of the rest follow from them."""
+_AHEAD = ("published", "dataset", "backbone", "options")
+
+
+def _network(argv: Sequence[str]) -> Any:
+    """The network's settings, read ahead of all others: the defaults of the rest follow from them."""
     import yaml
 
     from wsss_fast.train import NetworkSettings
 
     ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in ("--config", "--published", "--dataset"):
-        ahead.add_argument(option)
+    for name in ("config", *_AHEAD):
+        ahead.add_argument(f"--{name}")
     try:
         given = vars(ahead.parse_known_args(list(argv))[0])
     except argparse.ArgumentError:
-        return None, "voc"  # the real parser says what is wrong
+        return NetworkSettings()  # the real parser says what is wrong
     values: dict[str, Any] = {}
     if given["config"]:
         try:
             loaded = yaml.safe_load(Path(given["config"]).read_text(encoding="utf-8"))
-            values = {name: loaded[name] for name in ("published", "dataset") if name in loaded}
+            values = {name: loaded[name] for name in _AHEAD if name in loaded}
         except (OSError, UnicodeError, TypeError, yaml.YAMLError):
             pass  # as above
-    values |= {name: given[name] for name in ("published", "dataset") if given[name] is not None}
-    if values.get("published") in ("none", "null"):
-        values["published"] = None
-    chosen = NetworkSettings(**values)
-    return chosen.published, chosen.dataset
+    values |= {name: given[name] for name in _AHEAD if given[name] is not None}
+    return NetworkSettings(**{name: value for name, value in values.items() if value not in (None, "none", "null")})
 
 
 def _plan(method: str, given: Any) -> Any:
-    from wsss_fast import methods, train
+    from wsss_fast import train
 
     def chosen(kind: Any) -> dict[str, Any]:
         return {item.name: given[item.name] for item in dataclasses.fields(kind)}
 
     network = train.NetworkSettings(**chosen(train.NetworkSettings))
-    defaults = methods.settings(method, network.published, network.dataset)
-    settings = methods.settings(method, network.published, network.dataset, **chosen(defaults))
+    settings = network.train_settings(method, **chosen(network.train_settings(method)))
     return train.Plan(
         method,
         train.DataSettings(**chosen(train.DataSettings)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,9 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch, failures in self._batches:
+        with _deaf():
+            batches = iter(self._batches)
+        for batch, failures in batches:
             for name, reason in failures:
                 if self._unreadable == "stop" or batch is None:
                     stop = self._unreadable == "stop"
@@ -240,6 +243,14 @@ def _collate(samples: list[tuple[dict[str, Any] | None, list[tuple[str, str]]]])
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
-    # A terminal and torchrun signal every process: the training ends its workers itself, after its checkpoint.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started within inherit that signals to end are blocked. A terminal and torchrun send them to every process, but
+    the training ends its workers itself, after its checkpoint."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -20,8 +20,10 @@ from wsss_fast.data._problems import DataError, hinted, shown
 from wsss_fast.data._text import read_json
 from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
 from wsss_fast.data.saliency_settings import CLASSICAL, SaliencySettings
-from wsss_fast.label.plan import PlanError, make_plan
+from wsss_fast.label.plan import PlanError
 from wsss_fast.label.read import ImageError, read_image
+from wsss_fast.label.settings import LabelSettings
+from wsss_fast.label.sources import make_plan
 from wsss_fast.label.write import OutputFolder, OutputRefusedError
 
 PROVENANCE = "provenance.json"
@@ -60,21 +62,21 @@ def make_maps(
     settings = settings or SaliencySettings()
     out = Path(out)
     try:
-        plan = make_plan(images, out, 1)
+        plan = make_plan(images, out, LabelSettings())
         folder = OutputFolder(out)
     except (PlanError, OutputRefusedError) as error:
         raise DataError(f"saliency: {str(error).removeprefix('label: ')}") from None
     try:
         engine, source = _engine(model, settings)
         _note_provenance(folder, source)
-        summary = Summary(len(plan.images))
-        for image in plan.images:
+        summary = Summary(len(plan))
+        for image in plan.images():
             reason = ""
             try:
                 if folder.size(image.output):
                     summary.there += 1
                 else:
-                    folder.write(image.output, _png(engine(read_image(plan.path(image), MAX_PIXELS, MAX_BYTES).pixels)))
+                    folder.write(image.output, _png(engine(read_image(plan.location(image), MAX_PIXELS, MAX_BYTES).pixels)))
                     summary.made += 1
             except (ImageError, OutputRefusedError) as error:
                 reason = summary.failures[image.name] = str(error).removeprefix("label: ")

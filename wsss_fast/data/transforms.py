@@ -61,7 +61,7 @@ class Augment:
         if mask is not None and mask.shape != pixels.shape[:2]:
             raise ImageError(f"its mask has {mask.shape[1]} x {mask.shape[0]} pixels, not {pixels.shape[1]} x {pixels.shape[0]}")
         image = Image.fromarray(pixels)
-        size = new_size(image.size, self.settings.resize, self.settings.sizes, random)
+        size = new_size(image.size, self.settings.resize, self.settings.sizes, random, self.settings.size_choices)
         image = _resized(image, size, BICUBIC)
         layers = [None if layer is None else Image.fromarray(layer) for layer in (saliency, mask)]
         layers = [layer and _resized(layer, size, how) for layer, how in zip(layers, (BICUBIC, NEAREST), strict=True)]
@@ -81,15 +81,22 @@ class Augment:
         )
 
 
-def new_size(size: tuple[int, int], resize: str, sizes: tuple[float, ...], random: np.random.Generator) -> tuple[int, int]:
-    """(width, height) after the resize."""
+def new_size(
+    size: tuple[int, int],
+    resize: str,
+    sizes: tuple[float, ...],
+    random: np.random.Generator,
+    choices: tuple[float, ...] = (),
+) -> tuple[int, int]:
+    """(width, height) after the resize: to one of `choices`, or to anything in the range `sizes`."""
     low, high = sizes
     if resize == "none":
         return size
+    drawn = choices[int(random.integers(len(choices)))] if choices else None
     if resize == "scale":
-        factor = random.uniform(low, high)
+        factor = random.uniform(low, high) if drawn is None else drawn
     else:
-        side = int(random.integers(math.ceil(low), max(math.floor(high), math.ceil(low)) + 1))
+        side = int(random.integers(math.ceil(low), max(math.floor(high), math.ceil(low)) + 1) if drawn is None else round(drawn))
         if resize == "squash":
             return side, side
         factor = side / (max(size) if resize == "long" else min(size))

@@ -47,6 +47,8 @@ def session(path: Path, device: torch.device, threads: int | None = None, **opti
     settings.log_severity_level = 3
     settings.intra_op_num_threads = threads or torch.get_num_threads()
     settings.inter_op_num_threads = 1
+    # threads wait for each other within a run by spinning; after it they would hold the cores that torch needs next
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     for name, value in options.items():
         setattr(settings, name, value)
     chosen: dict[str, Any] = {}

@@ -176,18 +176,18 @@ def read_rows(out: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def classes_of_job(out: Path) -> list[str]:
-    """The class names a job's masks were made with, in the order of the mask values; empty without a manifest."""
-    for path in sorted(out.glob("manifest*.jsonl")):
-        for record, _ in _records(path):
-            return [str(name) for name in record.get("classes", [])]
-    return []
-
-
 def read_files(out: Path) -> dict[str, dict[str, Any]]:
     """The rows of files that speak of all images."""
     found = (record for path in manifests(out) for record, _ in _records(path) if record.get("kind") == "file")
     return {str(record.get("output")): record for record in found}
+
+
+def classes_of_job(out: Path) -> list[str]:
+    """The class names a job's masks were made with, in the order of the mask values; empty without a manifest."""
+    for path in manifests(out):
+        for record, _ in _records(path):
+            return [str(name) for name in record.get("classes", [])]
+    return []
 
 
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:

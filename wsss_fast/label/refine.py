@@ -87,7 +87,6 @@ def make_mask(
             else:
                 spread = walk.spread(merged, prediction.guide)
                 scores = torch.cat([torch.full_like(spread[:, :1], walk.background), spread], dim=1)
-            scores = _resized(scores, picture.pixels.shape[:2])
         if settings.crf:
             scores = _crf(scores, picture)
         maps = {}

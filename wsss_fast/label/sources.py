@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tarfile
@@ -28,9 +29,9 @@ def make_plan(images: Images, out: Path | None, settings: LabelSettings) -> Plan
             "Hint: give a folder of its own with --out"
         )
     names = Names(keys, in_tars)
-    for i in range(1, len(names)):
-        if names[i] == names[i - 1]:
-            raise PlanError(f"label: {printable(names[i])} is listed twice")
+    for name, following in itertools.pairwise(names):
+        if name == following:
+            raise PlanError(f"label: {printable(name)} is listed twice")
     return Plan(root, names, output_names(names), settings.batch, settings.place)
 
 

@@ -34,7 +34,7 @@ class Walk(Protocol):
     def guide(self, pixels: np.ndarray) -> Any: ...
 
     def spread(self, rows: Tensor, guide: Any) -> Tensor:
-        """Rows [1, R, H, W] on the grid of the bounded image, walked, on a grid of its own."""
+        """Rows [1, R, H, W] at the size of the bounded image, walked, at the same size."""
         ...
 
 
@@ -73,7 +73,8 @@ class ImageWalk:
         image = torch.from_numpy(guide).to(rows.device).permute(2, 0, 1)[None].float() / 255
         grid = grid_of(rows, STRIDE)
         affinity = ops.edge_affinity(image_edges(functional.adaptive_avg_pool2d(image, grid)), RADIUS)
-        return walked(functional.adaptive_avg_pool2d(rows, grid), affinity, self._beta, self._steps)
+        out = walked(functional.adaptive_avg_pool2d(rows, grid), affinity, self._beta, self._steps)
+        return functional.interpolate(out, rows.shape[2:], mode="bilinear", align_corners=False)
 
 
 class AffinityWalk:
@@ -86,13 +87,14 @@ class AffinityWalk:
         self._steps = settings.walk_steps
 
     def guide(self, pixels: np.ndarray) -> Tensor:
-        planes = self._engine.forward_cam(_normalised(self._engine, pixels))
+        planes = self._engine.forward_cam(functional.pad(_normalised(self._engine, pixels), _beyond(pixels.shape[:2])))
         if planes.shape[1] != len(ops.affinity_offsets(RADIUS)):
             raise SettingsError(f"label: 'walk' must be an affinitynet of radius {RADIUS}, got {planes.shape[1]} planes")
         return planes.clamp_(0, 1)
 
     def spread(self, rows: Tensor, guide: Tensor) -> Tensor:
-        return walked(functional.adaptive_avg_pool2d(rows, guide.shape[2:]), guide, self._beta, self._steps)
+        small = functional.avg_pool2d(functional.pad(rows, _beyond(rows.shape[2:])), STRIDE)
+        return enlarged(walked(small, guide, self._beta, self._steps), STRIDE, rows.shape[2:])
 
 
 class IrnWalk:
@@ -114,11 +116,21 @@ class IrnWalk:
     def spread(self, rows: Tensor, guide: Tensor) -> Tensor:
         small = functional.adaptive_avg_pool2d(rows, guide.shape[2:]) * (1 - guide)
         out = walked(small, ops.edge_affinity(guide, RADIUS), self._beta, self._steps)
-        return out / out.amax().clamp_min(1e-5)
+        out = enlarged(out, IRN_STRIDE, rows.shape[2:])
+        return out / out.amax().clamp_min(1e-12)
 
 
 def walked(rows: Tensor, affinity: Tensor, beta: float, steps: int) -> Tensor:
     return ops.random_walk(rows, affinity.float(), RADIUS, beta, steps)
+
+
+def enlarged(rows: Tensor, stride: int, size: tuple[int, ...]) -> Tensor:
+    return functional.interpolate(rows, scale_factor=stride, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+
+
+def _beyond(size: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Padding that makes the sides multiples of the stride."""
+    return 0, -size[1] % STRIDE, 0, -size[0] % STRIDE
 
 
 def grid_of(rows: Tensor, stride: int) -> tuple[int, int]:

@@ -186,7 +186,7 @@ class OutputFolder:
 
     @contextlib.contextmanager
     def errors(self, name: str) -> Iterator[None]:
-        """Whether the name or the folder is to blame."""
+        """Whatever the system says while `name` is written becomes one of the two errors above."""
         try:
             yield
         except OSError as error:

@@ -78,8 +78,8 @@ def settings(
     check_published("settings", published)
     if dataset not in DATASETS:
         raise ValueError(f"settings: 'dataset' must be one of {', '.join(DATASETS)}, got {dataset!r}")
-    if backbone is not None and backbone not in _classes(name):
-        raise ValueError(_unknown("backbone", backbone, _classes(name), f" for {name}", "settings"))
+    if backbone is not None:
+        _settings.choice("settings", "backbone", backbone, _classes(name))
     network = _network_arguments(name, backbone, changes)
     chosen = _module(name).settings(published, dataset, **network)
     return _settings.changed(f"settings of {name}", chosen, {key: value for key, value in changes.items() if key not in network})
@@ -132,8 +132,8 @@ def _module(name: str) -> ModuleType:
     return import_module(f"wsss_fast.methods.{name}")
 
 
-def _unknown(argument: str, got: object, known: Iterable[str], where: str = "", caller: str = "create") -> str:
+def _unknown(argument: str, got: object, known: Iterable[str], where: str = "") -> str:
     known = list(known)
     close = difflib.get_close_matches(str(got), known, 1)
     hint = f". Hint: did you mean '{close[0]}'?" if close else ""
-    return f"{caller}: '{argument}'{where} must be one of {', '.join(known)}, got {got!r}{hint}"
+    return f"create: '{argument}'{where} must be one of {', '.join(known)}, got {got!r}{hint}"

@@ -49,12 +49,13 @@ def add_rows(every: list[Sums], rows: Tensor, guides: Tensor) -> None:
 
 def first_eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The largest eigenvalues and their vectors (as columns) of a symmetric matrix, of which the lower triangle is there.
+    The matrix is used up.
 
     Subspace iteration with 8 vectors, until the residual of the first is under `TOLERANCE` times its eigenvalue; where the
     largest eigenvalues are too close to each other for that, all of them.
     """
     if len(matrix) > SMALL:
-        matrix = matrix.tril()
+        matrix.tril_()
         matrix += matrix.tril(-1).T
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(len(matrix), 8, dtype=matrix.dtype, generator=generator).to(matrix.device)

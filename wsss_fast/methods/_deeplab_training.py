@@ -21,12 +21,16 @@ from wsss_fast.ops import _check
 if TYPE_CHECKING:
     from wsss_fast.methods.deeplab import DeepLab
 
+HEADS = ("aspp", "largefov")
 LOSSES = ("scales", "grid", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepLabSettings(TrainSettings):
-    """The defaults are those of deeplab-pytorch's ResNet-101 on VOC 2012."""
+    """The defaults are those of deeplab-pytorch's ResNet-101 on VOC 2012.
+
+    Published lengths are numbers of updates: 20,000 of 10 images are 19 epochs of the 10,582 images of VOC.
+    """
 
     resize: str = setting("scale", "what `sizes` bounds: the long or short side, a scale, squash (both sides), or none")
     sizes: tuple[float, ...] = setting((0.5, 1.5), "range of the resize, drawn anew for each image")
@@ -35,8 +39,7 @@ class DeepLabSettings(TrainSettings):
     )
     crop: int = setting(321, "side of the square cut out at random, padded with the mean colour where the image is smaller")
     jitter: tuple[float, ...] = setting((0.0, 0.0, 0.0, 0.0), "strength of brightness, contrast, saturation and hue changes")
-    epochs: int = setting(19, "passes over the training images, where `updates` is 0")
-    updates: int = setting(20_000, "how often the weights move in all; 0: as often as `epochs` make")
+    epochs: int = setting(19, "passes over the training images")
     batch: int = setting(5, "images a step, over all processes")
     accumulate: int = setting(2, "steps whose gradients are averaged before the weights move")
     lr: float = setting(2.5e-4, "learning rate of pretrained weights; their biases have twice as much")
@@ -55,7 +58,7 @@ class DeepLabSettings(TrainSettings):
 
 _FIVE = {"sizes": (0.5, 1.5), "size_choices": (0.5, 0.75, 1.0, 1.25, 1.5)}
 _SEVEN = {"sizes": (0.5, 2.0), "size_choices": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)}
-_L2G_VGG16 = {**_SEVEN, "crop": 448, "updates": 30_000}
+_L2G_VGG16 = {**_SEVEN, "crop": 448, "epochs": 28}
 _LARGEFOV_VGG16 = {"loss": "grid", "lr": 1e-3, "batch": 10, "accumulate": 1, "rate_every": 1}
 # The released program shifts hue, saturation and value by up to 10 of 180 and 255: here as factors.
 _RESNET38 = {"loss": "image", "lr": 1e-3, "crop": 448, "size_choices": (), "jitter": (0.04, 0.0, 0.04, 0.056)}
@@ -69,21 +72,22 @@ SCHEDULES = {
     ("resnet38", "aspp"): _RESNET38,
 }
 COCO = {
-    ("resnet101-caffe", "aspp"): {"batch": 20, "accumulate": 1},
-    ("vgg16", "aspp"): {"batch": 20, "accumulate": 2, "power": 0.85, "crop": 321, **_FIVE},
+    ("resnet101-caffe", "aspp"): {"epochs": 12, "batch": 20, "accumulate": 1},
+    ("vgg16", "aspp"): {"epochs": 24, "batch": 20, "accumulate": 2, "power": 0.85, "crop": 321, **_FIVE},
 }
-COCO_UPDATES = 50_000
+COCO_EPOCHS = 6  # 50,000 updates of 10 of the 82,783 images
 
 
 def settings(published: str | None, dataset: str, backbone: str | None = None, head: str | None = None) -> DeepLabSettings:
     """Those of a network, by default the ResNet-101 with ASPP. docs/deeplab.md has the table."""
     backbone = backbone or "resnet101-caffe"
     head = head or ("largefov" if backbone == "resnet38" else "aspp")
+    _settings.choice("settings", "head", head, HEADS)
     chosen = SCHEDULES.get((backbone, head), {})
     if published == "code" and (backbone, head) == ("vgg16", "largefov"):
         chosen = _L2G_VGG16
     if dataset == "coco":
-        chosen = {**chosen, "updates": COCO_UPDATES, **COCO.get((backbone, head), {})}
+        chosen = {**chosen, "epochs": COCO_EPOCHS, **COCO.get((backbone, head), {})}
     return replace(DeepLabSettings(), **chosen)
 
 

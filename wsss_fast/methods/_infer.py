@@ -32,7 +32,7 @@ def infer_cam(
     time so that memory is that of the largest; ``ops.cam_merge`` merges the maps of the objects.
 
     Args:
-        model: of `create`, in eval mode.
+        model: of `create`, in eval mode, or an engine (`export.load_engine`).
         image: uint8 RGB [N, 3, H, W].
         size: (H, W) of the result; default that of the image.
         scales: of the image; default those of the method.

@@ -9,13 +9,14 @@ labels      float [N, C]                   1 for a class in the image, else 0; n
 names       list of N strings              the images, for messages
 saliency    uint8 [N, 1, H, W]             255 is salient; 0 at padding                       (EPS, L2G)
 segments    int32 [N, H, W]                superpixels, -1 at padding; optional               (CPN)
-affinity    uint8 [N, h, w]                on the network's grid: 0 background, class + 1, 255 ignored (AffinityNet, IRN)
 mask        uint8 [N, H, W]                0 background, class + 1, 255 ignored and padding    (DeepLab)
+affinity    uint8 [N, h, w]                on the network's grid: 0 background, class + 1, 255 ignored (AffinityNet, IRN)
 ==========  =============================  ==========================================================================
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,9 +34,9 @@ from wsss_fast.ops import _check
 
 RESIZES = ("long", "short", "scale", "squash", "none")
 SCHEDULES = ("poly", "step")
+IGNORE = 255  # in masks: no loss here
 # of PSA and what descends from it: in the released code the weight decay stands in the place of the momentum
 PSA_MOMENTUM = {None: 0.0, "paper": 0.9, "code": 5e-4}
-IGNORE = 255  # in masks: no loss here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,6 @@ class TrainSettings:
     flip: bool = setting(True, "mirror half of the images")
     jitter: tuple[float, ...] = setting((0.3, 0.3, 0.3, 0.1), "strength of brightness, contrast, saturation and hue changes")
     epochs: int = setting(15, "passes over the training images")
-    updates: int = setting(0, "how often the weights move in all; 0: as often as `epochs` make")
     batch: int = setting(16, "images a step, over all processes")
     accumulate: int = setting(1, "steps whose gradients are averaged before the weights move")
     shuffle: bool = setting(True, "a new order of images in each epoch")
@@ -77,7 +77,6 @@ class TrainSettings:
         check.numbers("decay_epochs", None, 0, 1e6)
         for name in ("epochs", "batch", "accumulate", "rate_every"):
             check.whole(name, 1, 10_000_000)
-        check.whole("updates", 0, 1_000_000_000)
         for name in ("flip", "shuffle", "nesterov", "freeze"):
             check.boolean(name)
         for name in ("lr", "new_rate", "weight_decay", "power"):
@@ -135,6 +134,7 @@ class Training(nn.Module, ABC):
 
     wants: tuple[str, ...] = ()  # what a batch must hold besides pixels, inside, labels and names
     wants_labels: bool = True
+    takes: tuple[str, ...] = ()  # what the step makes itself unless a loader's workers have made it
 
     def __init__(self, model: Method, settings: TrainSettings, **others: Method) -> None:
         super().__init__()
@@ -166,9 +166,9 @@ class Training(nn.Module, ABC):
 
 
 HINTS = {
+    "mask": "this method learns from masks; name their folder",
     "saliency": "this method learns from saliency maps; name their folder",
     "affinity": "this method learns from labels that methods.pair_labels makes of class maps or masks",
-    "mask": "this method learns from masks; name their folder",
 }
 
 
@@ -220,7 +220,8 @@ def check_finite(terms: dict[str, Tensor], names: list[str]) -> None:
     """
     if bool(torch.isfinite(terms["total"])):
         return
-    wrong = ", ".join(f"{name} = {float(value):g}" for name, value in terms.items() if not bool(torch.isfinite(value)))
+    values = {name: value.item() for name, value in terms.items()}
+    wrong = ", ".join(f"{name} = {value:g}" for name, value in values.items() if not math.isfinite(value))
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     hint = "a lower lr, or fp32 in place of fp16; the last checkpoint is from before"
     raise FloatingPointError(f"train: the loss is not finite ({wrong}) in the batch of {shown}. Hint: {hint}")

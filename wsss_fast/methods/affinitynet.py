@@ -24,7 +24,7 @@ from wsss_fast import ops
 from wsss_fast._settings import setting
 from wsss_fast.methods import _maps, _walk
 from wsss_fast.methods._method import Method, check_published, embedding, projection
-from wsss_fast.methods._training import Training, TrainSettings
+from wsss_fast.methods._training import PSA_MOMENTUM, Training, TrainSettings
 from wsss_fast.methods.losses import affinitynet_pairs
 from wsss_fast.nets.resnet38 import ResNet38
 from wsss_fast.nets.vgg16 import VGG16PSA
@@ -58,7 +58,7 @@ class AffinitySettings(TrainSettings):
 
 def settings(published: str | None, dataset: str) -> AffinitySettings:
     """On ResNet38; PSA's VGG16 takes ``lr=0.1``. Released for VOC alone."""
-    return AffinitySettings(momentum={None: 0.0, "paper": 0.9, "code": 5e-4}[published])
+    return AffinitySettings(momentum=PSA_MOMENTUM[published])
 
 
 class AffinityTraining(Training):
@@ -140,8 +140,8 @@ def _walked(model: AffinityNet, pixels: Tensor, rows: Tensor, beta: float, steps
 
 class AffinityNet(Method):
     name = "affinitynet"
-    new_layers = ("f8_*", "gn8_*", "f9.*")
     outputs = ("planes",)
+    new_layers = ("f8_*", "gn8_*", "f9.*")
     radius: int
 
     def _add_branches(self) -> None:

@@ -159,6 +159,10 @@ def superpixels(pixels: Tensor, inside: Tensor, segments: Sequence[int]) -> Tens
 class CpnTraining(Training):
     """A batch that brings ``segments`` (of `superpixels`, made by a worker) has them used; else the step makes them."""
 
+    def __init__(self, model: Cpn, settings: CpnSettings) -> None:
+        super().__init__(model, settings)
+        self.takes = ("segments",) if settings.patches == "superpixels" else ()
+
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         image = self.image(batch)
         first, second, share = self.pair(image, batch)

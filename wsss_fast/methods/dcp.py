@@ -56,7 +56,7 @@ class ClassPatterns(nn.Module):
         channels: of the features.
         images: at most so many of a class (`IMAGES`).
 
-    Memory until `finish`: 8 * channels^2 bytes for each class that has been seen (2048 channels: 32 MiB), and about 100 MiB.
+    Memory until `finish`: 8 * channels^2 bytes for each class that has been seen (2048 channels: 32 MiB), and about 300 MiB.
 
     After `finish`, [C] or [C, channels]: ``mean``, ``direction`` (of length 1), ``images`` and ``places`` (how many were taken),
     ``variance`` (along the direction), ``second`` (along the next one, to 1e-4 of the first), ``total`` (of all directions),
@@ -160,8 +160,7 @@ class ClassPatterns(nn.Module):
     def _finish(self, c: int, sums: Sums) -> None:
         places = sums.places
         mean = sums.features / places
-        covariance = sums.products.div_(places)
-        covariance -= torch.outer(mean, mean)
+        covariance = sums.products.div_(places).addr_(mean, mean, alpha=-1)
         self.images[c], self.places[c] = sums.images, places
         self.mean[c] = mean + self._shift.double()
         self.total[c] = covariance.diagonal().sum()
@@ -260,13 +259,13 @@ class ClassPatterns(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> ClassPatterns:
-        told = weights.describe(path)
+        state, told = weights.read_state_dict(path), weights.describe(path)
         if told.get("method") != "dcp":
             raise ValueError(
                 f"ClassPatterns.load: '{path}' must be a file of class patterns. Hint: ClassPatterns.save writes one"
             )
         patterns = cls(told["num_classes"], told["channels"], told["images"])
-        weights.load_checkpoint(patterns, path)
+        weights.load_checkpoint(patterns, state)
         patterns.guide = told["guide"]
         patterns.finished = True
         return patterns

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_fast.methods._deeplab_training import DeepLabSettings, DeepLabTraining, losses, settings
+from wsss_fast.methods._deeplab_training import HEADS, DeepLabSettings, DeepLabTraining, losses, settings
 from wsss_fast.methods._infer import at_scale, bilinear
 from wsss_fast.methods._method import Method
 from wsss_fast.nets._common import batch_norms, check_choice, check_image, freeze, scaled
@@ -35,7 +35,6 @@ from wsss_fast.nets.vgg16 import VGG16
 
 __all__ = ["BACKBONES", "TRAINING", "DeepLab", "DeepLabSettings", "DeepLabTraining", "Inference", "losses", "settings"]
 
-HEADS = ("aspp", "largefov")
 RATES = (6, 12, 18, 24)
 FOV_RATE = 12
 SCALES = (1.0, 0.75, 0.5)
@@ -94,9 +93,9 @@ class DeepLab(Method, nn.Module):
     """What the backbones share; they define ``forward_cam``."""
 
     name = "deeplab"
+    new_layers = ("base.aspp.*", "base.fov.*", "aspp.*", "conv_fov*", "bn_fov*", "cls_conv.*")
     background = "first"
     outputs = ("logits",)
-    new_layers = ("base.aspp.*", "base.fov.*", "aspp.*", "conv_fov*", "bn_fov*", "cls_conv.*")
 
     def __init__(self, num_classes: int, published: str | None, backbone: str, head: str, scales: tuple[float, ...]) -> None:
         super().__init__()
@@ -125,10 +124,6 @@ class DeepLab(Method, nn.Module):
         if self.published == "code" and (self.backbone_name, self.head) == ("vgg16", "largefov"):
             return INFERENCE["largefov"]
         return INFERENCE.get((self.backbone_name, self.head), INFERENCE[self.head])
-
-    @staticmethod
-    def objects(maps: Tensor) -> Tensor:
-        return maps[:, 1:]
 
 
 class DeepLabCaffe(DeepLab):

@@ -200,9 +200,9 @@ class MeanShift(nn.Module):
 
 class Irn(Method, nn.Module):
     name = "irn"
-    new_layers = ("fc_edge*", "fc_dp*")
     outputs = ("edge", "displacement")
     cam_stride = 4
+    new_layers = ("fc_edge*", "fc_dp*")
     # the published module holds its layers a second time in lists, and its pair indices as parameters
     unused = ("stage*", "backbone.*", "edge_layers.*", "dp_layers.*", "path_indices*", "ind_from", "ind_to", "disp_target")
 

@@ -14,7 +14,7 @@ from typing import Any
 from wsss_fast.recipes.schema import Recipe, Stage, check
 from wsss_fast.recipes.settings import BEST
 
-WORLD = {"train": 1000, "test": 300, "crops": 2000, "seed": 0}
+WORLD = {"train": 1000, "test": 300, "crops": 4000, "seed": 0}
 SPLITS = {"train": "train", "judge": "train", "test": "test"}
 SAVED = "SaliencyMaps"
 CROPS = "Crops"
@@ -26,11 +26,15 @@ WIDTHS = {"resnet38": 0.125, "resnet50": 0.25}
 # What all methods share. Momentum makes up for few steps: 310 in place of the published 10,000 and more.
 SHARED: dict[str, Any] = {
     "resize": "long",
-    "sizes": (112.0, 160.0),
+    "sizes": (96.0, 128.0),
     "crop": CROP,
     "epochs": EPOCHS,
     "batch": 16,
-    "lr": 0.01,
+    "lr": 0.02,
+    "new_rate": 2.0,
+    "weight_decay": 1e-4,
+    "jitter": (0.1, 0.1, 0.1, 0.02),
+    "freeze": False,
     "momentum": 0.9,
     "schedule": "poly",
     "power": 0.9,
@@ -49,7 +53,7 @@ OWN: dict[str, dict[str, Any]] = {
 }
 # kept from the recipe, because they make the method what it is
 KEPT = {"shape", "patches", "tau", "lam", "binary_background", "weight", "threshold", "loss"}
-START: dict[str, Any] = {**SHARED, "resize": "none", "crop": 64, "epochs": 12, "batch": 32, "lr": 0.05, "freeze": False}
+START: dict[str, Any] = {**SHARED, "sizes": (56.0, 80.0), "crop": 64, "epochs": 15, "batch": 32, "lr": 0.05}
 CRF: dict[str, Any] = {"iterations": 10, "gaussian": (1.0, 3.0), "bilateral": (17.0, 13.0, 10.0)}
 
 

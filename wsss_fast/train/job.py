@@ -51,7 +51,7 @@ class Plan:
     run: RunSettings = dataclasses.field(default_factory=RunSettings)
 
     def train_settings(self) -> TrainSettings:
-        return self.settings or methods.settings(self.method, self.network.published, self.network.dataset)
+        return self.settings or self.network.train_settings(self.method)
 
     def as_yaml(self) -> str:
         """One flat mapping, which `wsss train METHOD --config` reads."""
@@ -170,8 +170,7 @@ def _training(plan: Plan, settings: TrainSettings, classes: int) -> Training:
 
 
 def _wants(training: Training) -> tuple[str, ...]:
-    # superpixels are made where the images are decoded, beside the training
-    wants = (*training.wants, *(["segments"] if hasattr(training.settings, "segments") else []))
+    wants = (*training.wants, *training.takes)
     if unknown := [want for want in wants if want not in loader.WANTS]:
         raise SettingsError(f"train: {training.model.name} learns from {unknown[0]}, which this data set cannot give")
     return wants

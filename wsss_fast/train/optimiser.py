@@ -61,13 +61,16 @@ def make_optimiser(training: Training) -> torch.optim.SGD:
 def learning_rate(settings: TrainSettings, step: int, steps: int, steps_per_epoch: float) -> float:
     """The factor of all rates in a step, counted from 0: each step moves the weights once.
 
-    poly: ``(1 - step / steps) ** power``, from ``steps`` on that of the last step.
+    poly: ``(1 - step / steps) ** power``, from ``steps`` on that of the last step; moved every ``rate_every`` updates.
     step: ``decay`` to the power of the number of ``decay_epochs`` that have been reached.
     """
     if settings.schedule == "step":
         reached = sum(step >= epoch * steps_per_epoch for epoch in settings.decay_epochs)
         return float(settings.decay**reached)
-    return float((1 - min(step, steps - 1) / steps) ** settings.power)
+    step = min(step, steps - 1)
+    if settings.rate_every > 1:
+        step -= step % (settings.rate_every * settings.accumulate)
+    return float((1 - step / steps) ** settings.power)
 
 
 def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:

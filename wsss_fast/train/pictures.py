@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from wsss_fast.methods._infer import infer_cam
 from wsss_fast.methods._method import Method
@@ -15,6 +15,7 @@ from wsss_fast.methods._method import Method
 SIDE = 224
 CLASSES = 3  # shown of one image
 _TITLE = 16
+_GAP = 4
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ def sheet(model: Method, examples: Sequence[Example], names: Sequence[str]) -> n
     draw = ImageDraw.Draw(paper)
     device = next(model.parameters()).device
     for row, example in enumerate(examples):
-        paper.paste(_fitted(example.pixels), (0, row * cell))
+        top = row * cell + _TITLE
+        paper.paste(_fitted(example.pixels), (0, top))
         if not example.classes:
             continue
         present = torch.zeros(1, model.num_classes, dtype=torch.bool, device=device)
@@ -40,8 +42,8 @@ def sheet(model: Method, examples: Sequence[Example], names: Sequence[str]) -> n
         image = torch.from_numpy(example.pixels).permute(2, 0, 1)[None].to(device)
         maps = infer_cam(model, image, scales=(1.0,), flip=False, present=present)[0].float().cpu().numpy()
         for column, index in enumerate(example.classes[:CLASSES], 1):
-            paper.paste(_fitted(_over(example.pixels, maps[index])), (column * SIDE, row * cell))
-            draw.text((column * SIDE + 4, row * cell + SIDE + 2), names[index], fill=(235, 235, 235))
+            paper.paste(_fitted(_over(example.pixels, maps[index])), (column * SIDE, top))
+            draw.text((column * SIDE + 4, top - _TITLE + 2), names[index], fill=(235, 235, 235))
     return np.asarray(paper)
 
 
@@ -54,6 +56,4 @@ def _over(pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _fitted(pixels: np.ndarray) -> Image.Image:
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
-    return image
+    return ImageOps.contain(Image.fromarray(pixels), (SIDE - _GAP, SIDE))

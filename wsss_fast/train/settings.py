@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from wsss_fast import _settings
 from wsss_fast._settings import setting
+
+if TYPE_CHECKING:
+    from wsss_fast.methods._training import TrainSettings
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -53,6 +56,14 @@ class NetworkSettings:
             _settings.fail("train", "published", "be none, paper or code", self.published)
         _settings.choice("train", "dataset", self.dataset, DATASETS)
         self.network_options()
+
+    def train_settings(self, method: str, **changes: Any) -> TrainSettings:
+        """Those of a method on this network."""
+        from wsss_fast import methods
+
+        head = self.network_options().get("head")
+        asked = {} if head is None else {"head": head}
+        return methods.settings(method, self.published, self.dataset, self.backbone, **asked, **changes)
 
     def network_options(self) -> dict[str, Any]:
         """`options` as arguments of `methods.create`."""
