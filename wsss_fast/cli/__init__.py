@@ -15,6 +15,7 @@ from wsss_fast.cli import exit_codes
 COMMANDS = {
     "label": "label a folder of images: one palette PNG an image",
     "train": "train a method on images with image-level labels",
+    "run": "run a published row from data set to segmentation network, stage by stage",
     "eval": "compare masks or soft maps with the truth: IoU a class, mIoU, threshold curve",
     "demo": "label three real photos offline; demo scenes: write a synthetic dataset with its truth",
     "bench": "measure an operation against its peers",

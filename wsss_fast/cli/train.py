@@ -6,9 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import json
-import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from typing import Any
 from wsss_fast._settings import SettingsError
 from wsss_fast.cli import _openmp, _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
+from wsss_fast.cli._running import Log, Stop
 from wsss_fast.label.names import printable
 
 PROG = "wsss train"
@@ -70,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
     started = time.monotonic()
     speaks = os.environ.get("RANK", "0") == "0"
     quiet = given.quiet or given.json or not speaks
-    with ProgressLine("looking at the data", quiet) as progress, _Log(progress, quiet, speaks), _Stop() as stop:
+    with ProgressLine("looking at the data", quiet) as progress, Log(progress, quiet, speaks), Stop() as stop:
         try:
             finished = train.train(
                 plan,
@@ -89,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
     if speaks:
         _say(finished, plan, Path(given.out), time.monotonic() - started, given)
     if stop.signal is not None and finished.outcome is not None and finished.outcome.stopped:
-        return exit_codes.INTERRUPTED if stop.signal == signal.SIGINT else exit_codes.TERMINATED
+        return stop.status
     return exit_codes.SOME_FAILED if finished.skipped else exit_codes.DONE
 
 
@@ -152,72 +151,6 @@ def _plan(method: str, given: Any) -> Any:
         settings,
         train.RunSettings(**chosen(train.RunSettings)),
     )
-
-
-class _Stop:
-    """The first SIGINT or SIGTERM lets the running step end and a checkpoint be written; SIGINT again ends at once.
-
-    Before the first step there is nothing to save: signals end the command as they always do.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._training = False
-        self._since = 0.0
-        self._process = os.getpid()
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Stop:
-        try:
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:
-            self._before = {}  # not the main thread: the program around us handles signals
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __call__(self) -> bool:
-        self._training = True
-        return self.signal is not None
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if os.getpid() != self._process:
-            return  # a worker that was forked from us
-        # torchrun passes on what the terminal sent already: only a second thought counts
-        again = number == signal.SIGINT == self.signal and time.monotonic() - self._since > 1
-        if self._training and not again:
-            if self.signal is None:
-                self.signal, self._since = number, time.monotonic()
-            return
-        before = self._before.get(number)
-        if callable(before):
-            before(number, frame)
-        raise KeyboardInterrupt
-
-
-class _Log(logging.Handler):
-    """What the library says, as lines above the progress bar."""
-
-    def __init__(self, progress: ProgressLine, quiet: bool, speaks: bool) -> None:
-        super().__init__()
-        self._progress = progress
-        self._logger = logging.getLogger("wsss_fast")
-        self._level = logging.ERROR if not speaks else logging.WARNING if quiet else logging.INFO
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._progress.complain(record.getMessage())
-
-    def __enter__(self) -> _Log:
-        self._before = self._logger.level
-        self._logger.setLevel(self._level)
-        self._logger.addHandler(self)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._logger.removeHandler(self)
-        self._logger.setLevel(self._before)
 
 
 class _Report:

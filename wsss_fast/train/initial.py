@@ -42,8 +42,13 @@ def _file(source: str) -> Path:
     return weights_path()
 
 
+<<<<<<< HEAD
 def _fill(model: Method, state: dict[str, Tensor], source: str, goes_on: bool) -> str:
     target = _backbone(model, state)
+=======
+def _fill(model: Method, state: dict[str, Tensor], source: str) -> str:
+    prefix, target = _backbone(model, state)
+>>>>>>> h-recipes
     own = target.state_dict()
     layout = weight_names.best_layout(state, own)
     values = weight_names.renamed(state, weight_names.LAYOUTS[layout])
@@ -57,7 +62,6 @@ def _fill(model: Method, state: dict[str, Tensor], source: str, goes_on: bool) -
         weights.load_checkpoint(target, fitting, absent=new, unused=_heads())
     except ValueError as error:
         raise ValueError(str(error).replace("load_checkpoint: the state dict", f"train: 'init': {source!r}")) from None
-    prefix = "" if target is model else f"{model.backbone_name}."
     names = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
     loaded = {prefix + name for name in fitting if name in own}
     anew = sorted({name.rpartition(".")[0] for name in names if name not in loaded})
@@ -65,17 +69,16 @@ def _fill(model: Method, state: dict[str, Tensor], source: str, goes_on: bool) -
     return text + (f"; new: {', '.join(anew)}" if anew else "")
 
 
-def _backbone(model: Method, state: dict[str, Tensor]) -> nn.Module:
-    """What the names of the file fit best: the whole network, or its backbone where that is a module of its own."""
-    inner = getattr(model, model.backbone_name, None) if model.backbone_name.isidentifier() else None
-    candidates = [model, *([inner] if isinstance(inner, nn.Module) else [])]
+def _backbone(model: Method, state: dict[str, Tensor]) -> tuple[str, nn.Module]:
+    """Prefix and module that the names of the file fit best: the network, or its backbone where that is a module of its own."""
+    inner = {f"{name}.": part for name, part in model.named_children() if name in (model.backbone_name, "backbone", "base")}
 
-    def found(module: nn.Module) -> int:
-        own = module.state_dict()
+    def found(candidate: tuple[str, nn.Module]) -> int:
+        own = candidate[1].state_dict()
         layout = weight_names.LAYOUTS[weight_names.best_layout(state, own)]
         return len(own.keys() & {layout(name) for name in state})
 
-    return max(candidates, key=found)
+    return max([("", model), *inner.items()], key=found)
 
 
 def _heads() -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def train(
         settings = plan.train_settings()
         joined.share(settings.batch)
         torch.manual_seed(plan.run.seed)
-        plan = dataclasses.replace(plan, data=_with_split(plan.data), settings=settings)
+        plan = dataclasses.replace(plan, data=with_split(plan.data), settings=settings)
         dataset = opened(plan.data)
         training = _training(plan, settings, len(dataset.classes))
         plan = dataclasses.replace(plan, network=dataclasses.replace(plan.network, backbone=training.model.backbone_name))
@@ -157,7 +157,7 @@ def opened(data: DataSettings) -> Dataset:
     )
 
 
-def _with_split(data: DataSettings) -> DataSettings:
+def with_split(data: DataSettings) -> DataSettings:
     """VOC's `train` unless a split is named: never the images of validation by default."""
     if data.split is None and (Path(data.data) / "ImageSets" / "Segmentation" / "train.txt").is_file():
         return dataclasses.replace(data, split="train")
