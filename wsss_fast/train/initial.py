@@ -42,13 +42,8 @@ def _file(source: str) -> Path:
     return weights_path()
 
 
-<<<<<<< HEAD
 def _fill(model: Method, state: dict[str, Tensor], source: str, goes_on: bool) -> str:
-    target = _backbone(model, state)
-=======
-def _fill(model: Method, state: dict[str, Tensor], source: str) -> str:
     prefix, target = _backbone(model, state)
->>>>>>> h-recipes
     own = target.state_dict()
     layout = weight_names.best_layout(state, own)
     values = weight_names.renamed(state, weight_names.LAYOUTS[layout])
