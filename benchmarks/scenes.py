@@ -24,50 +24,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from wsss_fast.recipes.small import OWN, SCALES, SHARED, START, WIDTHS, WORLD, write_world
+
 METHODS = ("cam", "seam", "cpn", "eps", "l2g")
 SEEDS = (0, 1, 2)
-WIDTH = 0.125
-TRAIN, TEST, CROPS, WORLD_SEED = 1000, 300, 4000, 0
-CROP = 96
-EPOCHS = 3
-SCALES = (1.0, 1.5)
-
-# What every method shares. Momentum makes up for few steps: 190 in place of the published 10,000 and more.
-SHARED = {
-    "resize": "long",
-    "sizes": (96.0, 128.0),
-    "crop": CROP,
-    "epochs": EPOCHS,
-    "batch": 16,
-    "lr": 0.02,
-    "new_rate": 2.0,
-    "weight_decay": 1e-4,
-    "jitter": (0.1, 0.1, 0.1, 0.02),
-    "freeze": False,
-    "momentum": 0.9,
-    "schedule": "poly",
-    "power": 0.9,
-    "shuffle": True,
-}
-# Lengths in pixels, scaled with the crop. SEAM's smaller view keeps a grid worth comparing: 6 x 6 in place of 4 x 4.
-OWN: dict[str, dict[str, Any]] = {
-    "cam": {},
-    "seam": {"second_scale": 0.5},
-    "cpn": {"segments": (60,)},
-    "eps": {},
-    "l2g": {"nesterov": False},
-}
-START = {
-    **SHARED,
-    "resize": "long",
-    "sizes": (56.0, 80.0),
-    "crop": 64,
-    "epochs": 15,
-    "batch": 32,
-    "lr": 0.05,
-    "new_rate": 2.0,
-    "freeze": False,
-}
+WIDTH = WIDTHS["resnet38"]
 
 
 def main() -> int:
@@ -99,13 +60,6 @@ def main() -> int:
         given.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(as_text(table) + "\n")
     return 1 if failed else 0
-
-
-def write_world(folder: Path) -> None:
-    from wsss_fast.data import scenes
-
-    if not (folder / "world.json").exists():
-        scenes.write(folder, train=TRAIN, test=TEST, seed=WORLD_SEED, crops=CROPS)
 
 
 def train_start(out: Path) -> None:
@@ -237,10 +191,10 @@ def description(out: Path) -> dict[str, Any]:
         "machine": _machine.describe("cpu"),
         "world_sha256": scenes.SceneSettings().digest(),
         "start_sha256": hashlib.sha256(start).hexdigest(),
-        "images": {"train": TRAIN, "test": TEST, "crops": CROPS, "seed": WORLD_SEED},
+        "images": WORLD,
         "width": WIDTH,
         "scales": SCALES,
-        "settings": {"shared": SHARED, "own": OWN, "start": START},
+        "settings": {"shared": SHARED, "own": {method: OWN[method] for method in METHODS}, "start": START},
     }
 
 

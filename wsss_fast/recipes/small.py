@@ -19,11 +19,11 @@ SPLITS = {"train": "train", "judge": "train", "test": "test"}
 SAVED = "SaliencyMaps"
 CROPS = "Crops"
 CROP = 96
-EPOCHS = 5
+EPOCHS = 3
 SCALES = (1.0, 1.5)  # at which maps are inferred, without mirror images
 WIDTHS = {"resnet38": 0.125, "resnet50": 0.25}
 
-# What all methods share. Momentum makes up for few steps: 310 in place of the published 10,000 and more.
+# What all methods share. Momentum makes up for few steps: 190 in place of the published 10,000 and more.
 SHARED: dict[str, Any] = {
     "resize": "long",
     "sizes": (96.0, 128.0),
