@@ -345,7 +345,6 @@ def test_wrong_usage(argv, says, capsys, tmp_path, monkeypatch):
 
 CRF = {"iterations": 2, "bilateral": [8, 13, 10]}
 LEARN = {**NARROW, "resize": "none"}
-DEEP = {**NARROW, "resize": "none", "updates": 0}
 ALL = {
     "title": "everything",
     "dataset": "voc",
@@ -368,7 +367,7 @@ ALL = {
         {"name": "irn-walk", "kind": "walk", "model": "edges", "maps": "maps"},
         {"name": "patterns", "kind": "patterns", "model": "cam"},
         {"name": "dcp", "kind": "masks", "patterns": "patterns", "model": "cam", "settings": {"crf": CRF}},
-        {"name": "deeplab", "method": "deeplab", "backbone": "resnet38", "masks": "walk", **TRAIN, "settings": DEEP},
+        {"name": "deeplab", "method": "deeplab", "backbone": "resnet38", "masks": "walk", **TRAIN, "settings": LEARN},
         {"name": "end", "kind": "segment", "model": "deeplab", "split": "test", "settings": {"scales": [1], "crf": CRF}},
     ],
 }

@@ -49,7 +49,7 @@ OWN: dict[str, dict[str, Any]] = {
     "l2g": {"nesterov": False},
     "affinitynet": {"resize": "none", "epochs": 4},
     "irn": {"resize": "scale", "sizes": (0.75, 1.25), "epochs": 4},
-    "deeplab": {"resize": "scale", "sizes": (0.75, 1.25), "size_choices": (), "updates": 0, "accumulate": 1, "rate_every": 1},
+    "deeplab": {"resize": "scale", "sizes": (0.75, 1.25), "size_choices": (), "accumulate": 1, "rate_every": 1},
 }
 # kept from the recipe, because they make the method what it is
 KEPT = {"shape", "patches", "tau", "lam", "binary_background", "weight", "threshold", "loss"}
