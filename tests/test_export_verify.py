@@ -79,7 +79,7 @@ def test_a_wrong_engine_fails_and_the_first_wrong_node_is_named(layer: str, tmp_
     path, model = tampered(SMALLEST, tmp_path, layer), SMALLEST.network()
     images, masks = photos(tmp_path, model)
     report = verify(load_engine(path, device="cpu"), model, pictures(images, masks), onnx_file=path)
-    assert not report.passed and report.agreement < 0.999
+    assert not report.passed
     assert report.diverges["layer"] == layer and report.diverges["operation"] == "Conv" and report.diverges["error"] > 1e-3
     assert "FAILED" in report.to_markdown() and layer in report.to_markdown()
     assert report.miou["engine"] <= report.miou["reference"]

@@ -59,7 +59,7 @@ def _aoti(path: Path) -> dict[str, Any]:
             if len(entries) != 1 or entries[0].file_size > _LARGEST_RECORD:
                 raise ValueError("no description")
             told = json.loads(archive.read(entries[0]))
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, ValueError, RuntimeError) as error:
         raise ValueError(f"inspect: '{path}' is no AOTInductor package ({error})") from None
     return {"kind": "aoti", "device": told.get("wsss_fast_device"), "network": _description(told.get("wsss_fast"))}
 
