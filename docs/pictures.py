@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from wsss_fast import ops
-from wsss_fast.label.predict import load_engine
+from wsss_fast.data.scenes import SceneSettings, make_scene
+from wsss_fast.label.predict import load_model
 from wsss_fast.label.settings import LabelSettings
+from wsss_fast.label.write import PALETTE
 from wsss_fast.nets import efficientnet
 from wsss_fast.ops._reference.half_disc import half_disc
 
@@ -101,9 +103,10 @@ def random_walk() -> Image.Image:
 
 def class_map(pixels: np.ndarray, grid: tuple[int, int]) -> Tensor:
     """[1, 1, h, w]: the maps of all scales and flips, resized, added, without what is negative, divided by the largest."""
-    engine = load_engine("efficientnet-lite0", LabelSettings())
-    index = engine.class_names.index(CLASS)
-    maps = [m[None, None, index].float() for m in engine.predict(pixels).maps]
+    model = load_model("efficientnet-lite0", LabelSettings())
+    index = model.class_names.index(CLASS)
+    found = model.predict(pixels)
+    maps = [(m.flip(2) if flipped else m)[None, None, index] for m, flipped in zip(found.maps, found.flipped, strict=True)]
     cam = sum(interpolate(m, grid, mode="bilinear", align_corners=False) for m in maps).relu()
     return cam / cam.max()
 
@@ -137,7 +140,25 @@ def painted(image: Tensor, cam: Tensor) -> Tensor:
     return (0.45 * grey + 0.55 * colour).to(torch.uint8)
 
 
+# ---- scenes ---------------------------------------------------------------------------------------------------------------
+
+
+def scenes() -> Image.Image:
+    """Six images of the synthetic world, in two columns: image, truth, saliency map."""
+    palette = torch.tensor(PALETTE, dtype=torch.uint8).reshape(256, 3)
+    gap, side = 6, 128
+    whole = Image.new("RGB", (6 * (side + gap) + gap, 3 * (side + gap) - gap), "white")
+    for index in range(6):
+        scene = make_scene(SceneSettings(), 0, "train", index)
+        truth = palette[torch.from_numpy(scene.mask).long()].numpy()
+        for panel, pixels in enumerate((scene.image, truth, np.repeat(scene.saliency[..., None], 3, axis=2))):
+            column = index % 2 * 3 + panel
+            left = column * (side + gap) + (gap if column > 2 else 0) + (side - pixels.shape[1]) // 2
+            whole.paste(Image.fromarray(pixels), (left, index // 2 * (side + gap) + (side - pixels.shape[0]) // 2))
+    return whole
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for make in (superpixel_pair, random_walk):
+    for make in (superpixel_pair, random_walk, scenes):
         make().save(FOLDER / f"{make.__name__}.png", optimize=True)

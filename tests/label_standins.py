@@ -51,4 +51,5 @@ def tree(root: Path) -> dict[str, str]:
 
 
 def label(images, out=None, engine=None, **settings):
-    return wsss_fast.label(images, engine or BrightEngine(), out, **settings)
+    """In this thread alone unless ``workers`` says otherwise: tests of what is computed need no processes."""
+    return wsss_fast.label(images, engine or BrightEngine(), out, **{"workers": 0, **settings})

@@ -14,7 +14,7 @@ from helpers import relative_error
 from torch import Tensor
 
 from wsss_fast import bench, ops
-from wsss_fast.bench import _memory, _session, _worker, pcm
+from wsss_fast.bench import _memory, _session, _train_step, _worker, pcm
 from wsss_fast.bench._definition import OURS, Case, Condition
 from wsss_fast.cli import main
 
@@ -54,6 +54,15 @@ def test_sizes_are_as_the_axes_say(name: str) -> None:
     operation = bench.load(name)
     assert {len(size) for size in (*operation.sizes, *operation.cuda_sizes)} == {len(operation.axes.split("x"))}
     assert {condition.size for condition in operation.conditions} <= set(operation.sizes)
+
+
+@pytest.mark.parametrize(("name", "terms"), [("seam", 5), ("cpn", 6)])
+def test_training_steps_of_both_are_the_same(name: str, terms: int) -> None:
+    given = _train_step.inputs((2, 3, 40, 40)).values()
+    kinds = (False, torch.float32), (True, torch.float32), (True, torch.float64)
+    ours, eager, exact = (_train_step.step(name, *kind, width=1 / 16)(*given) for kind in kinds)
+    assert ours.shape == bench.load(f"{name}_step").result_shape(_train_step.CROP) == (terms + len(_train_step.GRADIENTS),)
+    assert ours.isfinite().all() and (ours - exact).abs().max() < 1e-3 and (eager - exact).abs().max() < 1e-3
 
 
 def test_document(document: dict) -> None:
@@ -155,7 +164,7 @@ def test_list_names_every_operation(capfd: pytest.CaptureFixture[str]) -> None:
         (["pcm", "--sizes", "big"], "--sizes: expected numbers"),
         (["pcm", "--malloc", "jemalloc"], "--malloc: expected default or tuned"),
         (["pcm", "--device", "tpu"], "--device: expected cpu or cuda"),
-        (["pcm", "--conditions", "--threads", "2"], "--conditions are about one thread"),
+        (["pcm", "--conditions", "--threads", "2"], "--conditions are about a CPU"),
         (["pcm", "--rounds", "0"], "--rounds: expected 1 or more"),
         (["pcm", "--no-such"], "unknown option"),
     ],

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from label_standins import five_pictures, label
+from label_standins import BrightEngine, five_pictures, label
 from PIL import Image
 
 import wsss_fast
@@ -16,7 +16,8 @@ from wsss_fast.cli import main
 from wsss_fast.label import pipeline, plan, refine
 from wsss_fast.label.classes import imagenet_groups
 from wsss_fast.label.manifest import read_rows
-from wsss_fast.label.predict import Prediction, load_engine
+from wsss_fast.label.predict import Prediction, load_model, resolved
+from wsss_fast.label.read import FileStamp, Picture
 from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.label.write import PALETTE
 
@@ -91,29 +92,36 @@ def test_without_out_the_masks_are_in_memory_and_equal(folder, tmp_path):
         assert np.array_equal(result.mask, np.array(Image.open(tmp_path / "out" / result.image)))
 
 
+def mask_of(prediction, height, width, **settings):
+    """Of an image whose size is that of the maps."""
+    picture = Picture(np.zeros((height, width, 3), np.uint8), height, width, FileStamp(0, 0), "PNG")
+    return refine.make_mask(prediction, picture, resolved(BrightEngine(), LabelSettings(**settings)))
+
+
 def test_largest_map_above_the_background_wins():
     maps = torch.zeros(3, 1, 4)
     maps[0, 0] = torch.tensor([1.0, 0.5, 0.2, 0.0])
     maps[1, 0] = torch.tensor([0.0, 4.0, 0.8, 0.0])
     maps[2, 0] = 9.0
-    settings = LabelSettings(present=0.3, background=0.25)
-    mask = refine.make_mask(Prediction(torch.tensor([0.4, 0.5, 0.2]), (maps,)), 1, 4, settings)
+    mask = mask_of(Prediction(torch.tensor([0.4, 0.5, 0.2]), (maps,)), 1, 4, present=0.3, background=0.25)
     assert mask.classes == (1, 0)  # most probable first; class 2 is not present however large its map
     assert mask.values.tolist() == [[1, 2, 0, 0]]
 
 
 def test_equal_values_go_to_the_background_then_to_the_more_probable():
     maps = torch.tensor([[[1.0, 0.5]], [[1.0, 0.5]]])
-    mask = refine.make_mask(Prediction(torch.tensor([0.3, 0.6]), (maps,)), 1, 2, LabelSettings(background=0.5))
+    mask = mask_of(Prediction(torch.tensor([0.3, 0.6]), (maps,)), 1, 2, background=0.5)
     assert mask.values.tolist() == [[2, 0]]
 
 
 def test_maps_of_the_mirrored_image_are_turned_back(one_thread):
     from skimage import data
 
-    engine = load_engine("efficientnet-lite0", LabelSettings(scales=(0.5,)))
+    engine = load_model("efficientnet-lite0", LabelSettings(scales=(0.5,)))
     photo = np.array(Image.fromarray(data.camera()).convert("RGB"))[:, 100:]  # the tripod stands left of the middle
-    plain, mirrored = engine.predict(photo).maps
+    prediction = engine.predict(photo)
+    assert prediction.flipped == (False, True)
+    plain, mirrored = prediction.maps[0], prediction.maps[1].flip(2)
     tripod = engine.class_names.index("tripod")
 
     def centre(plane):
@@ -126,15 +134,13 @@ def test_maps_of_the_mirrored_image_are_turned_back(one_thread):
 def test_maps_of_scales_and_flips_are_added_before_scaling_to_one():
     first = torch.tensor([[[1.0, 0.0]]])
     second = torch.tensor([[[0.0, 3.0]]])
-    settings = LabelSettings(background=0.5)
-    mask = refine.make_mask(Prediction(torch.tensor([1.0]), (first, second)), 1, 2, settings)
+    mask = mask_of(Prediction(torch.tensor([1.0]), (first, second)), 1, 2, background=0.5)
     assert mask.values.tolist() == [[0, 1]]  # 1/3 and 3/3
 
 
 def test_nothing_present_and_nowhere_positive_give_background():
-    settings = LabelSettings()
     for score, plane in ((0.1, torch.ones(1, 2, 2)), (0.9, -torch.ones(1, 2, 2))):
-        mask = refine.make_mask(Prediction(torch.tensor([score]), (plane,)), 4, 4, settings)
+        mask = mask_of(Prediction(torch.tensor([score]), (plane,)), 4, 4)
         assert not mask.values.any()
 
 
@@ -187,7 +193,7 @@ def test_settings_are_checked(folder, values, message):
 def test_unknown_models_are_named(folder):
     with pytest.raises(SettingsError, match="did you mean 'efficientnet-lite0'"):
         wsss_fast.label(folder, "efficientnet-lite1")
-    with pytest.raises(TypeError, match="'model' must be a name or an engine, got int"):
+    with pytest.raises(TypeError, match="'model' must be a name, a file, a network or an engine, got int"):
         wsss_fast.label(folder, 3)
 
 

@@ -10,6 +10,7 @@ import pytest
 from label_standins import BrightEngine, five_pictures, label, picture, tree
 from PIL import Image
 
+from wsss_fast.label.lock import LockedError
 from wsss_fast.label.manifest import ManifestError, read_rows
 from wsss_fast.label.write import OutputStoppedError
 
@@ -94,8 +95,8 @@ def test_a_mask_is_on_disk_before_it_gets_its_name_and_its_row(folder, tmp_path,
         monkeypatch.setattr(os, name, call)
     label(folder, tmp_path / "out", batch=5)
     one = ["write", "fsync", "replace", "fsync"]  # file, then its name in the folder
-    header, plan_line = one, ["write", "fsync"]
-    assert calls == header + plan_line + one * 5 + ["row", "fsync"]
+    lock, header, plan_line = ["write"], one, ["write", "fsync"]
+    assert calls == lock + header + plan_line + one * 5 + ["row", "fsync"]
 
 
 def test_other_settings_or_another_model_are_refused_with_the_difference(folder, tmp_path):
@@ -156,9 +157,12 @@ def test_planted_links_are_not_followed(folder, tmp_path):
 def test_one_labeller_a_folder(folder, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    held = os.open(out, os.O_RDONLY)
+    place = out / ".wsss-lock"
+    place.write_text('{"pid": 123, "host": "elsewhere"}')
+    held = os.open(place, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(ManifestError, match="another job is writing"):
+    with pytest.raises(LockedError, match=r"another job is writing .*process 123 on elsewhere"):
         label(folder, out)
-    os.close(held)
+    os.close(held)  # the process died and left its file
     assert label(folder, out).labelled == 5
+    assert not place.exists()

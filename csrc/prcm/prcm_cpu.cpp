@@ -4,8 +4,8 @@
 // reduced between tasks. A product that keeps pixels (S, dquery) is cut into blocks of 96 pixels. Both cuts depend on the shape
 // alone: no atomics, and the same bits for every number of threads.
 //
-// Memory a call (float32): P C floats an image in flight (at most as many as threads), forward 96 C2 floats a thread more, and
-// C1 C2 floats.
+// Memory a call (float32): 768 C floats an image in flight (at most as many as threads), for the weights of a run of pixels that
+// all channels meet before the next run; forward 96 C2 floats a thread more, and C1 C2 floats.
 
 #include "prcm/prcm.h"
 
@@ -25,6 +25,7 @@ namespace wsss {
 namespace {
 
 constexpr int64_t kBlock = 96;         // pixels; a multiple of every kPanel
+constexpr int64_t kRun = 8;            // blocks whose weights stand by at a time
 constexpr int64_t kChannels = 24;      // channels a task; a multiple of every kRows
 constexpr int64_t kColumnPadding = 8;  // the widest half vector: columns are padded to it
 
@@ -35,10 +36,11 @@ struct Work {
     PrcmOptions options;
     int threads;
     int64_t pixels, blocks;  // P, and blocks of kBlock in it
+    int64_t run;             // blocks of a run, at most kRun
     int64_t width;           // C rounded up to kColumnPadding
     int64_t images;          // images in flight
     // an image in flight, each:
-    Sum* weights;       // [blocks * kBlock][width]   forward: exp(cam - maximum); backward: dS, a pixel a row
+    Sum* weights;       // [run * kBlock][width]      forward: exp(cam - maximum); backward: dS, a pixel a row
     Sum* row;           // [width]                    forward: the classes' maxima; backward: sum(t) over pixels
     Sum* product;       // [channels][width]          forward: weights x^T and, below, the row of their sums; backward: dK^T
     Sum* keys;          // [C2 padded][width]         K^T, forward times scale
@@ -54,6 +56,7 @@ struct Work {
     int64_t key_rows() const { return round_up(shape.c2, kChannels); }
     int64_t proxy_width() const { return round_up(shape.c1, kColumnPadding); }
     int64_t map_rows() const { return std::max(width, kChannels); }
+    Sum* weights_of(int64_t slot, int64_t block) const { return weights + (slot * run + block % run) * kBlock * width; }
     int64_t query_rows(bool backward) const { return backward ? kChannels : std::max(shape.c2, kChannels); }
 };
 
@@ -75,9 +78,10 @@ Work<Sum> plan(const PrcmShape& shape, const PrcmOptions& options, bool backward
     work.threads = context.threads;
     work.pixels = shape.pixels();
     work.blocks = ceil_div(work.pixels, kBlock);
+    work.run = std::min(work.blocks, kRun);
     work.width = round_up(shape.c, kColumnPadding);
     work.images = std::min<int64_t>(shape.n, std::max(context.threads, 1));
-    work.weights = carver->take<Sum>(work.images * work.blocks * kBlock * work.width);
+    work.weights = carver->take<Sum>(work.images * work.run * kBlock * work.width);
     work.row = carver->take<Sum>(work.images * work.width);
     work.product = carver->take<Sum>(work.images * work.product_channels() * work.width);
     work.keys = carver->take<Sum>(work.images * work.key_rows() * work.width);

@@ -97,14 +97,19 @@ void run_backward(const Work<Sum>& work, const PrcmBackwardInputs& in, const Prc
             }
             work.row[slot * work.width + c] = sum_of<Sum>(sum);
         });
-        for_parts(work, start, work.blocks, [&](int64_t slot, int64_t image, int64_t block, int worker) {
-            similarity_gradient(work, grad, cam, gate, slot, image, block, maps_of(worker));
-            if (out.query) query_gradient(work, query, slot, image, block, maps_of(worker), tile_of(worker), out.query.as<T>());
+        for_runs(work, [&](int64_t first, int64_t blocks) {
+            for_parts(work, start, blocks, [&](int64_t slot, int64_t image, int64_t index, int worker) {
+                const int64_t block = first + index;
+                similarity_gradient(work, grad, cam, gate, slot, image, block, maps_of(worker));
+                if (out.query)
+                    query_gradient(work, query, slot, image, block, maps_of(worker), tile_of(worker), out.query.as<T>());
+            });
+            if (!out.phi) return;
+            for_parts(work, start, parts, [&](int64_t slot, int64_t image, int64_t part, int worker) {
+                sum_over_pixels(work, query, shape.c2, false, work.options.rectify, slot, image, first, part, tile_of(worker));
+            });
         });
         if (!out.phi) continue;
-        for_parts(work, start, parts, [&](int64_t slot, int64_t image, int64_t part, int worker) {
-            sum_over_pixels(work, query, shape.c2, false, work.options.rectify, slot, image, part, tile_of(worker));
-        });
         for_parts(work, start, 1, [&](int64_t slot, int64_t image, int64_t, int) {
             key_gradient(work, key + image * key_size, proxy + image * shape.c * shape.c1, slot);
         });

@@ -53,6 +53,12 @@ void for_parts(const Work<Sum>& work, int64_t start, int64_t parts, Body body) {
                  [&](int64_t task, int worker) { body(task / parts, start + task / parts, task % parts, worker); });
 }
 
+// Calls body(first block, blocks) for each run.
+template <class Sum, class Body>
+void for_runs(const Work<Sum>& work, Body body) {
+    for (int64_t first = 0; first < work.blocks; first += work.run) body(first, std::min(work.run, work.blocks - first));
+}
+
 // The pixels of a channel where they lie, if the products can read them there: kBlock numbers of the right type in a row.
 template <class T, class Sum>
 const Sum* pixels_in_place(const Work<Sum>& work, const Source<T>& source, int64_t image, int64_t channel, int64_t block) {
@@ -69,16 +75,16 @@ void flushed_product(int64_t rows, int64_t columns, int64_t depth, Rows<Sum> a, 
     tile_product<Sum, kFinish>(rows, columns, depth, a, b, c, c_row);
 }
 
-// product[channel][c] = sum over pixels of source[channel] weights[.][c], for a part of kChannels channels. A channel of ones may
-// follow the last one: its products are the sums of the weights.
+// product[channel][c] = sum over pixels of source[channel] weights[.][c], for a part of kChannels channels; the pixels are those
+// of the run that begins with block `start`. A channel of ones may follow the last one: its products are the sums of the weights.
 template <class T, class Sum>
 void sum_over_pixels(const Work<Sum>& work, const Source<T>& source, int64_t channels, bool ones, bool rectify, int64_t slot,
-                     int64_t image, int64_t part, Sum* rows) {
-    const int64_t first = part * kChannels, width = work.width;
+                     int64_t image, int64_t start, int64_t part, Sum* rows) {
+    const int64_t first = part * kChannels, width = work.width, end = std::min(start + work.run, work.blocks);
     Sum* product = work.product + (slot * work.product_channels() + first) * width;
-    std::memset(product, 0, sizeof(Sum) * static_cast<size_t>(kChannels * width));
-    for (int64_t block = 0; block < work.blocks; ++block) {
-        const Sum* weights = work.weights + (slot * work.blocks + block) * kBlock * width;  // 0 beyond the image
+    if (start == 0) std::memset(product, 0, sizeof(Sum) * static_cast<size_t>(kChannels * width));
+    for (int64_t block = start; block < end; ++block) {
+        const Sum* weights = work.weights_of(slot, block);  // 0 beyond the image
         const Sum* in_place =
             rectify || first + kChannels > channels ? nullptr : pixels_in_place(work, source, image, first, block);
         if (in_place) {
@@ -105,7 +111,7 @@ void sum_over_pixels(const Work<Sum>& work, const Source<T>& source, int64_t cha
 template <class Sum>
 void turn_into_weights(const Work<Sum>& work, const Sum* maps, int64_t slot, int64_t block) {
     const int64_t width = work.width, classes = work.shape.c;
-    Sum* weights = work.weights + (slot * work.blocks + block) * kBlock * width;
+    Sum* weights = work.weights_of(slot, block);
     for (int64_t i = 0; i < kBlock; ++i) {
         for (int64_t c = 0; c < classes; ++c) weights[i * width + c] = maps[c * kBlock + i];
         for (int64_t c = classes; c < width; ++c) weights[i * width + c] = 0;
@@ -272,11 +278,13 @@ void run_forward(const Work<Sum>& work, const PrcmInputs& in, const PrcmOutputs&
         for_parts(work, start, shape.c, [&](int64_t slot, int64_t image, int64_t c, int) {
             work.row[slot * work.width + c] = largest_pixel(work, cam, image, c);
         });
-        for_parts(work, start, work.blocks, [&](int64_t slot, int64_t image, int64_t block, int worker) {
-            weigh_block(work, cam, slot, image, block, maps_of(worker));
-        });
-        for_parts(work, start, ceil_div(shape.c1 + 1, kChannels), [&](int64_t slot, int64_t image, int64_t part, int worker) {
-            sum_over_pixels(work, x, shape.c1, true, false, slot, image, part, query_of(worker));
+        for_runs(work, [&](int64_t first, int64_t blocks) {
+            for_parts(work, start, blocks, [&](int64_t slot, int64_t image, int64_t block, int worker) {
+                weigh_block(work, cam, slot, image, first + block, maps_of(worker));
+            });
+            for_parts(work, start, ceil_div(shape.c1 + 1, kChannels), [&](int64_t slot, int64_t image, int64_t part, int worker) {
+                sum_over_pixels(work, x, shape.c1, true, false, slot, image, first, part, query_of(worker));
+            });
         });
         for_parts(work, start, ceil_div(shape.c2, kChannels), [&](int64_t slot, int64_t image, int64_t part, int worker) {
             key_block(work, slot, part, maps_of(worker), keys + image * shape.c2 * shape.c);

@@ -38,7 +38,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Condition:
-    """A bound that ours has to keep on one thread of a CPU, in float32.
+    """A bound that ours has to keep on a CPU with the operation's number of threads, in float32.
 
     measure: "ratio" (time of `against` over ours, at least), "memory" (MiB above inputs and outputs, at most), "share of memory"
     (ours over that of `against`, at most),
@@ -82,6 +82,7 @@ class Operation:
     modes: Mapping[str, tuple[str, ...]]
     default_modes: tuple[str, ...] = ("fwd", "fwdbwd")
     conditions: tuple[Condition, ...] = ()
+    threads: int = 1  # with which the conditions are judged
     result_shape: Callable[[Size], Size] | None = None  # where it is not that of the first input
     # dtype → largest relative error of the result and of gradients with which a contestant is timed at all
     tolerance: Mapping[str, tuple[float, float]] = field(

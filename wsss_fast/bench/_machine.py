@@ -36,7 +36,7 @@ def describe(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "wsss_fast": wsss_fast.__version__,
-        "revision": _revision(Path(wsss_fast.__file__).parent),
+        "revision": revision(Path(wsss_fast.__file__).parent),
         "build": wsss_fast.build_info(),
     }
     if device == "cuda":
@@ -90,12 +90,15 @@ def _gpu() -> dict[str, Any]:
     return answer
 
 
-def _revision(folder: Path) -> str | None:
+def revision(folder: Path) -> str | None:
+    """The commit of the checkout that a package belongs to; None if it is not in one."""
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     with contextlib.suppress(OSError, subprocess.SubprocessError):
+        git("ls-files", "--error-unmatch", "__init__.py")  # an installed package may lie inside somebody else's checkout
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".", "../csrc") else "")
     return None
 

@@ -124,6 +124,7 @@ OPERATION = Operation(
     modes={"fwd": (), "bwd": ("feature",), "fwdbwd": ("feature",), "fwdbwd-all": ("cam", "feature")},
     conditions=(
         *(Condition(VOC, mode, "ratio", bound, peer) for mode, peer, bound in _BOUNDS),
+        Condition(BATCH, "fwdbwd", "share of memory", 0.3, "eager"),
         Condition(VOC, "fwd", "memory", 4.0),
         Condition(VOC, "fwdbwd", "memory", 22.0),
         *(Condition(size, mode, "ratio", 0.8 * bound, peer) for size in (LARGE, BATCH) for mode, peer, bound in _BOUNDS),

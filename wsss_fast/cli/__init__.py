@@ -14,8 +14,13 @@ from wsss_fast.cli import exit_codes
 # command → one line of help. Its module is wsss_fast.cli.COMMAND with `run(argv, prog) -> int`.
 COMMANDS = {
     "label": "label a folder of images: one palette PNG an image",
-    "demo": "label three real photos, offline, and say how to look at them",
+    "train": "train a method on images with image-level labels",
+    "run": "run a published row from data set to segmentation network, stage by stage",
+    "eval": "compare masks or soft maps with the truth: IoU a class, mIoU, threshold curve",
+    "demo": "label three real photos offline; demo scenes: write a synthetic dataset with its truth",
     "bench": "measure an operation against its peers",
+    "export": "turn a network into an ONNX file or an engine, and try it",
+    "saliency": "make saliency maps for a folder of images",
     "convert": "turn a published checkpoint into one file that describes itself",
     "doctor": "show what this installation has, lacks and can use",
 }
@@ -52,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def main_label(argv: Sequence[str] | None = None) -> int:
     """The console script `wsss-label`: the verb named most, without the space."""
     return main(["label", *(sys.argv[1:] if argv is None else argv)])
+
+
+def main_export(argv: Sequence[str] | None = None) -> int:
+    """The console script `wsss-export`."""
+    return main(["export", *(sys.argv[1:] if argv is None else argv)])
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -112,7 +122,7 @@ def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:
 
 def _describe(error: Exception) -> str:
     text = str(error) or type(error).__name__
-    if isinstance(error, ValueError | TypeError | RuntimeError | OSError | ImportError):
+    if isinstance(error, ValueError | TypeError | RuntimeError | OSError | ImportError | FloatingPointError):
         return f"error: {text}"
     return f"error: {type(error).__name__}: {text}. Hint: --debug shows where"
 

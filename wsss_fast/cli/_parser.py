@@ -37,23 +37,26 @@ def new_parser(prog: str, description: str, epilog: str = "") -> jsonargparse.Ar
     )
 
 
-def add_settings(parser: jsonargparse.ArgumentParser, settings: type, skip: Sequence[str] = ()) -> None:
-    """One option a field: `max_side` → `--max-side`, with the field's help and default; False → a plain switch."""
-    hints = typing.get_type_hints(settings)
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, metavar="FILE", help="settings from a YAML file")
+def add_settings(parser: Any, settings: Any, skip: Sequence[str] = (), config: bool = True) -> None:
+    """One option a field: `max_side` → `--max-side`, with the field's help and default; False → a plain switch.
+
+    `settings` is a dataclass, or an object of one whose values are the defaults. `config`: also the option for a YAML file.
+    """
+    if config:
+        parser.add_argument("--config", action=jsonargparse.ActionConfigFile, metavar="FILE", help="settings from a YAML file")
+    hints = typing.get_type_hints(settings if isinstance(settings, type) else type(settings))
     for item in dataclasses.fields(settings):
         if item.name in skip:
             continue
         option = "--" + item.name.replace("_", "-")
         text = item.metadata.get("help", "")
-        if hints[item.name] is bool and item.default is False:
+        default = item.default if isinstance(settings, type) else getattr(settings, item.name)
+        if hints[item.name] is bool and item.default is False and default is False:
             parser.add_argument(option, action="store_true", help=text)
             continue
         convert, metavar = _converter(hints[item.name])
-        shown = _shown_default(item.default)
-        parser.add_argument(
-            option, type=convert, default=item.default, metavar=metavar, help=f"{text} ({shown})" if shown else text
-        )
+        shown = _shown_default(default)
+        parser.add_argument(option, type=convert, default=default, metavar=metavar, help=f"{text} ({shown})" if shown else text)
 
 
 def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> jsonargparse.Namespace:
@@ -96,10 +99,10 @@ def _closest(unknown: str, options: list[str]) -> str:
 
 
 def _shown_default(value: Any) -> str:
-    if value is None:
+    if value is None or value in ("", ()):
         return ""
     if isinstance(value, tuple):
-        return "default " + ",".join(f"{entry:g}" for entry in value)
+        return "default " + ",".join(f"{entry:g}" if isinstance(entry, float) else str(entry) for entry in value)
     return f"default {str(value).lower() if isinstance(value, bool) else value}"
 
 
@@ -110,15 +113,14 @@ def _converter(hint: Any) -> tuple[Callable[[Any], Any], str]:
         convert, metavar = _converter(inner)
         return (lambda value: None if value in (None, "none", "null") else convert(value)), metavar
     if typing.get_origin(hint) is tuple:
-        return _numbers, "A,B,…"
+        single, _ = _converter(typing.get_args(hint)[0])
+        return (lambda value: tuple(single(part) for part in _parts(value))), "A,B,…"
     return {bool: (_yes_no, "BOOL"), int: (_whole, "N"), float: (_number, "X"), str: (str, "NAME")}[hint]
 
 
-def _numbers(value: Any) -> tuple[float, ...]:
+def _parts(value: Any) -> Sequence[Any]:
     parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        parts = [parts]
-    return tuple(_number(part) for part in parts)
+    return parts if isinstance(parts, list | tuple) else [parts]
 
 
 def _number(value: Any) -> float:

@@ -24,20 +24,27 @@ class ProgressLine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._end_bar()
 
-    def update(self, done: int, total: int) -> None:
+    def begin(self, verb: str) -> None:
+        """Another part of the job, counted anew."""
+        self._end_bar()
+        self._verb = verb
+        self._started = self._last = time.monotonic()
+
+    def update(self, done: int, total: int, detail: str = "") -> None:
+        """`detail` stands in place of what is measured here."""
         now = time.monotonic()
         if self._hidden or now - self._started < _BAR_AFTER:
             return
         if self._terminal:
             if self._bar is None:
-                self._start_bar(total)
-            self._bar.update(self._task, completed=done, total=total)
+                self._start_bar(total, bool(detail))
+            self._bar.update(self._task, completed=done, total=total, detail=detail)
         elif now - self._last >= _LINE_EVERY:
             self._last = now
-            sys.stderr.write(f"{self._verb}: {done} of {total}, {done / (now - self._started):.1f} a second\n")
+            detail = detail or f"{done / (now - self._started):.1f} a second"
+            sys.stderr.write(f"{self._verb}: {done} of {total}, {detail}\n")
 
     def complain(self, text: str) -> None:
         """One line about one image; shown above a running bar."""
@@ -46,11 +53,17 @@ class ProgressLine:
         else:
             sys.stderr.write(text + "\n")
 
-    def _start_bar(self, total: int) -> None:
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _start_bar(self, total: int, detailed: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        last = TextColumn("{task.fields[detail]}") if detailed else TimeRemainingColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), last)
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task(self._verb, total=total)
+        self._task = self._bar.add_task(self._verb, total=total, detail="")
         self._bar.start()

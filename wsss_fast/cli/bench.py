@@ -63,7 +63,7 @@ def _check(given: Any) -> dict[str, tuple[Any, ...]]:
     if given.device not in ("cpu", "cuda"):
         raise _parser.UsageError(f"--device: expected cpu or cuda, got '{given.device}'")
     if given.conditions and (given.device != "cpu" or given.threads != 1):
-        raise _parser.UsageError("--conditions are about one thread of a CPU")
+        raise _parser.UsageError("--conditions are about a CPU, and each operation's tell the number of threads")
     for option, least in (("threads", 1), ("rounds", 1), ("seconds", 0), ("budget", 0)):
         value = getattr(given, option)
         if value is not None and not value >= least:
@@ -121,7 +121,8 @@ def _measure(given: Any, options: dict[str, tuple[Any, ...]]) -> int:
     with _Status() as status:
         for number, (operation, cases) in enumerate(zip(operations, plans, strict=True)):
             left = settings.budget - (time.monotonic() - started)
-            share = replace(settings, budget=max(0.0, left) / (len(plans) - number))
+            threads = operation.threads if given.conditions else settings.threads
+            share = replace(settings, threads=threads, budget=max(0.0, left) / (len(plans) - number))
             document = _session.run(operation, cases, share, status.say)
             holds = holds and "failed" not in document
             if given.conditions:

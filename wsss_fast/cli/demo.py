@@ -1,4 +1,4 @@
-"""`wsss demo`: real photos, labelled offline."""
+"""`wsss demo`: real photos, labelled offline. `wsss demo scenes`: a synthetic dataset with its truth."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from wsss_fast.cli._progress import ProgressLine
 from wsss_fast.label.names import printable
 
 PROG = "wsss demo"
+_EPILOG = "`wsss demo scenes --out DIR` writes a synthetic dataset with its truth instead; `wsss demo scenes --help` explains it."
 
 
 def run(argv: Sequence[str]) -> int:
-    parser = _parser.new_parser(PROG, "Label three photos that scikit-image carries with the built-in model, offline.")
+    return _scenes(argv[1:]) if argv and argv[0] == "scenes" else _photos(argv)
+
+
+def _photos(argv: Sequence[str]) -> int:
+    parser = _parser.new_parser(PROG, "Label three photos that scikit-image carries with the built-in model, offline.", _EPILOG)
     parser.add_argument(
         "--out", type=str, default="wsss-demo", metavar="DIR", help="folder for photos and masks (default wsss-demo)"
     )
@@ -53,6 +58,41 @@ def run(argv: Sequence[str]) -> int:
     else:
         sys.stdout.write(_report(rows, images, masks, seconds))
     return exit_codes.SOME_FAILED if summary.failed else exit_codes.DONE
+
+
+def _scenes(argv: Sequence[str]) -> int:
+    prog = f"{PROG} scenes"
+    about = "Write a synthetic dataset in VOC's layout: images, image-level labels, masks, degraded saliency maps."
+    parser = _parser.new_parser(prog, about)
+    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--train", type=int, default=1000, metavar="N", help="training images (default 1000)")
+    parser.add_argument("--test", type=int, default=300, metavar="N", help="test images (default 300)")
+    parser.add_argument("--crops", type=int, default=0, metavar="N", help="images of single objects, for pretraining (default 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed gives another world (default 0)")
+    parser.add_argument("--json", action="store_true", help="print what world.json says")
+    try:
+        given = _parser.parse(parser, argv)
+    except _parser.UsageError as error:
+        return _parser.usage_failure(prog, str(error))
+    from wsss_fast.data import scenes
+
+    started = time.monotonic()
+    with ProgressLine("painting", hidden=given.json) as progress:
+        world = scenes.write(given.out, given.train, given.test, given.seed, given.crops, progress=progress.update)
+    if given.json:
+        sys.stdout.write(json.dumps(world) + "\n")
+        return exit_codes.DONE
+    out = printable(given.out)
+    counts = ", ".join(f"{world[name]} {name}" for name in ("train", "test", "crops"))
+    sys.stdout.write(
+        f"{counts} in {time.monotonic() - started:.1f} s; settings {world['sha256'][:12]}, seed {world['seed']}\n\n"
+        f"images    {out}/JPEGImages, listed in {out}/ImageSets/Segmentation\n"
+        f"labels    {out}/labels.csv, the class names in {out}/classes.txt\n"
+        f"truth     {out}/SegmentationClass   0 background, else the class number, 255 along outlines\n"
+        f"saliency  {out}/SaliencyMaps   degraded on purpose\n"
+        f"settings  {out}/world.json\n"
+    )
+    return exit_codes.DONE
 
 
 def _report(rows: list[dict], images: Path, masks: Path, seconds: float) -> str:

@@ -25,26 +25,62 @@ _EPILOG = (
 
 def run(argv: Sequence[str]) -> int:
     parser = _parser.new_parser(PROG, "Label a folder of images: one palette PNG an image.", _EPILOG)
-    parser.add_argument("images", type=str, metavar="IMAGES", help="folder (sub-folders included) or one image file")
+    parser.add_argument(
+        "images",
+        type=str,
+        metavar="IMAGES",
+        nargs="?",
+        help="folder (sub-folders included), image, list (.txt), VOC folder, COCO file (.json), tar file or folder of them",
+    )
     parser.add_argument(
         "--model",
         type=str,
-        default="efficientnet-lite0",
+        default=None,
         metavar="MODEL",
-        help="the model (default efficientnet-lite0)",
+        help="checkpoint, .onnx, .pt2 or engine file, or efficientnet-lite0 (the default)",
     )
-    parser.add_argument("--out", type=str, required=True, metavar="DIR", help="folder for masks and manifest; created if missing")
+    parser.add_argument("--out", type=str, default=None, metavar="DIR", help="folder for masks and manifest; created if missing")
+    parser.add_argument("--verify", type=str, default=None, metavar="DIR", help="only check the files of DIR by its manifest")
     parser.add_argument("--restart", action="store_true", help="label everything again instead of resuming")
     parser.add_argument("--json", action="store_true", help="print a summary for machines")
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary; failed images are still named")
     _parser.add_settings(parser, LabelSettings)
     try:
         given = _parser.parse(parser, argv)
+        if given.verify is not None:
+            return verify_folder(given.verify, given.json)
+        _require(given)
         names = [item.name for item in dataclasses.fields(LabelSettings)]
         settings = LabelSettings.create(**{name: given[name] for name in names})
     except (_parser.UsageError, SettingsError) as error:
         return _parser.usage_failure(PROG, str(error))
-    return label_folder(given.images, given.model, given.out, settings, given.restart, given.json, given.quiet)
+    model = given.model or "efficientnet-lite0"
+    return label_folder(given.images, model, given.out, settings, given.restart, given.json, given.quiet)
+
+
+def _require(given: Any) -> None:
+    missing = [name for name, value in (("IMAGES", given.images), ("--out", given.out)) if value is None]
+    if missing:
+        raise _parser.UsageError("required: " + ", ".join(missing))
+    if given.model is not None and given.random_weights is not None:
+        raise _parser.UsageError("--model and --random-weights are two models. Hint: give one of them")
+
+
+def verify_folder(out: str, as_json: bool) -> int:
+    from wsss_fast.label.verify import verify
+
+    verdict = verify(out)
+    if as_json:
+        problems = [{"file": name, "problem": problem} for name, problem in verdict.problems]
+        counts = {"files": verdict.files, "bad": verdict.bad, "failed_images": verdict.failed_images}
+        sys.stdout.write(json.dumps({**counts, "problems": problems}) + "\n")
+    else:
+        for name, problem in verdict.problems:
+            sys.stderr.write(f"{printable(name)}: {problem}\n")
+        good = verdict.files - verdict.bad
+        hint = "\nHint: remove the bad files and run the job again: it makes them anew" if verdict.bad else ""
+        sys.stdout.write(f"{good} of {verdict.files} files are as written; {verdict.failed_images} images had failed{hint}\n")
+    return exit_codes.ERROR if verdict.bad else exit_codes.DONE
 
 
 def label_folder(

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -216,7 +217,7 @@ def load_engine(
     elif kind == "aoti":
         from wsss_fast.export import aoti as own
     else:
-        own = _tensorrt()
+        own = tensorrt()
     if from_file:
         return own.load(Path(model), place, threads)
     from wsss_fast.export.source import network
@@ -239,14 +240,13 @@ def _kind(model: Any, asked: str | None) -> str:
     return asked or own or "torch"
 
 
-def _tensorrt() -> Any:
+def tensorrt() -> Any:
     try:
-        from wsss_fast.export import trt
+        return import_module("wsss_fast.export.trt")
     except ModuleNotFoundError as error:
         if error.name != "wsss_fast.export.trt":
             raise
-        raise ModuleNotFoundError("load_engine: this version has no TensorRT engine. Hint: engine='ort' or 'aoti'") from None
-    return trt
+        raise ModuleNotFoundError("load_engine: this version has no TensorRT engine. Hint: ort or aoti") from None
 
 
 def chosen_device(name: str | torch.device) -> torch.device:

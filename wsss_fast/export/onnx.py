@@ -50,6 +50,11 @@ def exportable(model: nn.Module, precision: str) -> ForwardCam:
     return ForwardCam(folded, precision).eval()
 
 
+def example(device: torch.device | str = "cpu") -> Tensor:
+    """What is traced: no axis is 1, which the tracer would take for a constant."""
+    return torch.zeros(TRACED, device=device)
+
+
 def dynamic_shapes() -> dict[str, dict[int, Any]]:
     from torch.export import Dim
 
@@ -77,7 +82,7 @@ def write_onnx(
     onnx = require("onnx")
     require("onnxscript")
     with whole_file(path) as part:
-        program = _trace(exportable(model, precision), meta)
+        program = trace(exportable(model, precision), meta)
         proto = _finished(program, meta)
         del program
         onnx.save(proto, part)
@@ -87,14 +92,13 @@ def write_onnx(
     return meta
 
 
-def _trace(module: ForwardCam, meta: EngineMeta) -> Any:
+def trace(module: ForwardCam, meta: EngineMeta) -> Any:
     from wsss_fast.export.functions import known_nodes, translations
 
-    example = torch.zeros(TRACED)
     with _quiet(), known_nodes(), torch.no_grad():
         return torch.onnx.export(
             module,
-            (example,),
+            (example(),),
             dynamo=True,
             input_names=["image"],
             output_names=list(meta.outputs),
@@ -112,7 +116,7 @@ def _finished(program: Any, meta: EngineMeta) -> Any:
 
     proto = program.model_proto
     complete(proto)
-    _demand_dynamic(proto, meta)
+    demand_dynamic(proto, meta)
     versions = {**meta.versions, "onnx": onnx.__version__, "onnxscript": require("onnxscript").__version__}
     onnx.helper.set_model_props(proto, {META: replace(meta, versions=versions).to_json()})
     proto.producer_name, proto.producer_version = "wsss_fast", __version__
@@ -120,7 +124,7 @@ def _finished(program: Any, meta: EngineMeta) -> Any:
     return proto
 
 
-def _demand_dynamic(proto: Any, meta: EngineMeta) -> None:
+def demand_dynamic(proto: Any, meta: EngineMeta) -> None:
     """An axis that the exporter fixed without a word would fail on the first image of another size."""
     (image,) = proto.graph.input
     for value, fixed in ((image, (1,)), *((output, (1,)) for output in proto.graph.output)):
@@ -135,7 +139,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         handle, name = tempfile.mkstemp(prefix=".wsss-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise OSError(error.errno, f"export: cannot write '{path}': {error.strerror}") from None
+        raise OSError(f"export: cannot write '{path}': {error.strerror}") from None
     os.close(handle)
     part = Path(name)
     try:

@@ -47,13 +47,16 @@ def session(path: Path, device: torch.device, threads: int | None = None, **opti
     settings.log_severity_level = 3
     settings.intra_op_num_threads = threads or torch.get_num_threads()
     settings.inter_op_num_threads = 1
+    # threads wait for each other within a run by spinning; after it they would hold the cores that torch needs next
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     for name, value in options.items():
         setattr(settings, name, value)
     chosen: dict[str, Any] = {}
     if device.type == "cuda":
         # the stream of torch: what comes before and after needs no waiting
         stream = torch.cuda.current_stream(device).cuda_stream
-        chosen = {"device_id": str(device.index or 0), "user_compute_stream": str(stream)}
+        # fp32 is float32: without a word ONNX Runtime would round to TF32
+        chosen = {"device_id": str(device.index or 0), "user_compute_stream": str(stream), "use_tf32": "0"}
     try:
         made = ort.InferenceSession(str(path), settings, providers=[(provider, chosen)])
     except Exception as error:  # onnxruntime has a class for each kind of failure, and no common one

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from wsss_fast import methods
+from wsss_fast.label.names import printable
 from wsss_fast.methods import checkpoint
 from wsss_fast.nets import weights
 
@@ -25,7 +27,17 @@ def network(model: str | os.PathLike[str] | nn.Module, **source: Any) -> tuple[n
             raise TypeError(f"export: 'model' must be a network of methods.create, got {type(model).__name__}")
         return model.eval(), ()
     if os.fspath(model) == BUILT_IN:
+        if any(value is not None for value in source.values()):
+            given = next(name for name, value in source.items() if value is not None)
+            raise ValueError(
+                f"export: '{given}' is decided in the built-in model '{BUILT_IN}'. Hint: a checkpoint, or --random-weights"
+            )
         return _built_in(), ()
+    if not Path(model).is_file():
+        hint = f"a checkpoint, an exported file, or the name {BUILT_IN}"
+        raise FileNotFoundError(
+            f"export: 'model' must be a file or a known name, got '{printable(os.fspath(model))}'. Hint: {hint}"
+        )
     return checkpoint.load(model, **source), tuple(weights.describe(model).get("classes", ()))
 
 

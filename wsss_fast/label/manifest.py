@@ -1,88 +1,99 @@
 """``manifest.jsonl``: what a job is, and what became of each image. Append-only; the last line for an image counts.
 
-    {"kind": "header", "schema": 1, "settings": {...}, "model": {...}, "classes": [...]}   always the first line
+    {"kind": "header", "schema": 2, "settings": {...}, "model": {...}, "classes": [...]}   always the first line
     {"kind": "plan", "images": 3, "batch": 8, "sha256": "..."}   members and their order; again when they changed
     {"kind": "image", "image": "a.jpg", "status": "ok", "output": "a.png", "sha256": "...", ...}
     {"kind": "image", "image": "b.jpg", "status": "failed", "reason": "...", ...}
+    {"kind": "file", "output": "coco.json", "sha256": "...", ...}   of all images, at the end
 
-The lines of a batch are appended in one write after its masks are on disk: a line never speaks of a mask that is not
-there. A torn last line (power cut) is dropped when the job is resumed. Lines hold no times of day: the same job gives
-the same manifest.
+A shard has its own: ``manifest-i-of-n.jsonl``. The lines of a batch are appended in one write after its masks are on disk: a
+line never speaks of a mask that is not there. A torn last line (power cut) is dropped when the job is resumed. Lines hold no
+times of day: the same job gives the same manifest.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.label.plan import short_output
+from wsss_fast.label.done import DoneTable
+from wsss_fast.label.names import printable
 from wsss_fast.label.write import OutputFolder, OutputStoppedError, write_all
 
 NAME = "manifest.jsonl"
-SCHEMA = 1
+SCHEMA = 2
 # What must be equal for a job to be resumed. The rest of the header (library versions, ...) is for the reader.
 COMPARED = ("schema", "settings", "model", "classes")
+_SHARD = re.compile(r"manifest-([0-9]+)-of-([0-9]+)\.jsonl")
+_RESTART = "Hint: --restart labels everything again"
 
 
 class ManifestError(ValueError):
     """The output folder belongs to another job, or its manifest cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What resume needs to know about one finished image; a million of these must stay small."""
+def suffix(shard: tuple[int, int]) -> str:
+    """What the files of a shard have in their names: nothing where one job does all."""
+    return "" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}"
 
-    ok: bool
-    lasting: bool
-    output_bytes: int
-    size: int
-    mtime_ns: int
-    output: str | None  # None: the plain name, as nearly always
-    reason: str
+
+def name_of(shard: tuple[int, int]) -> str:
+    return f"manifest{suffix(shard)}.jsonl"
 
 
 class Manifest:
     """The open manifest of a running job."""
 
-    def __init__(self, folder: OutputFolder) -> None:
+    def __init__(self, folder: OutputFolder, shard: tuple[int, int], done: DoneTable) -> None:
         self._folder = folder
+        self._shard = shard
+        self._name = name_of(shard)
         self._handle: int | None = None
-        self.done: dict[str, Done] = {}
+        self.done = done
+        self.files: dict[str, dict[str, Any]] = {}
         self._plan: dict[str, Any] | None = None
 
     def open(self, header: dict[str, Any], plan: dict[str, Any], restart: bool) -> None:
-        self._lock()
-        if restart or self._folder.size(NAME) is None:
+        if not restart:
+            self._check_neighbours(header, plan)
+        if restart or self._folder.size(self._name) is None:
             self._start(header)
         else:
             self._resume(header)
-        self._handle = self._folder.open_append(NAME)
+        self._handle = self._folder.open_append(self._name)
         if self._plan != plan:
             self.append([{"kind": "plan", **plan}])
 
-    def _lock(self) -> None:
-        # The lock is on the folder itself: nothing is left behind, and it ends with the process however that ends.
-        try:
-            fcntl.flock(self._folder.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                return  # a file system without locks
-            raise ManifestError(
-                f"label: another job is writing to {self._folder.path}. Hint: wait for it, or give another --out"
-            ) from None
+    def _check_neighbours(self, header: dict[str, Any], plan: dict[str, Any]) -> None:
+        for path in manifests(self._folder.path):
+            shard = _shard_of(path.name)
+            if shard == self._shard:
+                continue
+            if shard[1] != self._shard[1]:
+                mine, theirs = (f"{n} shards" if n > 1 else "one job" for n in (self._shard[1], shard[1]))
+                raise ManifestError(
+                    f"label: {printable(str(path.parent))} is labelled by {theirs}, not by {mine}. Hint: give the same --shard "
+                    "i/n, or another --out"
+                )
+            first = list(itertools.islice(_records(path), 2))
+            if first:
+                _compare(first[0][0], header, path)
+            if len(first) == 2 and {**first[1][0], "kind": 0} != {**plan, "kind": 0}:
+                raise ManifestError(
+                    f"label: {printable(path.name)} was planned from other images or batches. Hint: all shards need the same "
+                    "images; --restart, for every shard, labels everything again"
+                )
 
     def _start(self, header: dict[str, Any]) -> None:
-        self._folder.write(NAME, _line({"kind": "header", **header}))
+        self._folder.write(self._name, _line({"kind": "header", **header}))
 
     def _resume(self, header: dict[str, Any]) -> None:
-        path = self._folder.path / NAME
+        path = self._folder.path / self._name
         found: dict[str, Any] | None = None
         whole = 0
         for number, (record, end) in enumerate(_records(path), 1):
@@ -92,12 +103,17 @@ class Manifest:
                 _compare(record, header, path)
             elif record.get("kind") == "plan":
                 self._plan = {key: value for key, value in record.items() if key != "kind"}
+            elif record.get("kind") == "file":
+                self.files[str(record.get("output"))] = record
             elif record.get("kind") == "image":
-                self.done[record["image"]] = _done(record, path, number)
+                try:
+                    self.done.note(record)
+                except (KeyError, TypeError, ValueError, OverflowError):
+                    raise ManifestError(f"label: line {number} of {printable(str(path))} is damaged. {_RESTART}") from None
         if found is None:
             self._start(header)
         elif whole < path.stat().st_size:
-            handle = self._folder.open_append(NAME)
+            handle = self._folder.open_append(self._name)
             try:
                 os.ftruncate(handle, whole)
             finally:
@@ -110,25 +126,68 @@ class Manifest:
             os.fsync(self._handle)
         except OSError as error:
             raise OutputStoppedError(
-                f"label: cannot write {self._folder.path / NAME}: {error.strerror}. "
+                f"label: cannot write {self._folder.path / self._name}: {error.strerror}. "
                 "Hint: make room or rights, then run the same command again: it goes on where it stopped"
             ) from None
+        for row in rows:
+            if row["kind"] == "image":
+                self.done.note(row)
+            elif row["kind"] == "file":
+                self.files[row["output"]] = row
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every image row, some of them overtaken by later ones."""
+        return (record for record, _ in _records(self._folder.path / self._name) if record.get("kind") == "image")
 
     def close(self) -> None:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-        with contextlib.suppress(OSError):
-            fcntl.flock(self._folder.descriptor, fcntl.LOCK_UN)
+
+
+def manifests(out: Path) -> list[Path]:
+    """Those of a folder: one, or one a shard."""
+    if not out.is_dir():
+        return []
+    names = [entry.name for entry in os.scandir(out) if entry.name == NAME or _SHARD.fullmatch(entry.name)]
+    return [out / name for name in sorted(names, key=lambda name: _shard_of(name)[0])]
+
+
+def _shard_of(name: str) -> tuple[int, int]:
+    found = _SHARD.fullmatch(name)
+    return (int(found[1]), int(found[2])) if found else (0, 1)
+
+
+def read_header(out: Path) -> dict[str, Any]:
+    """What the job of a folder is: settings, model, classes."""
+    for path in manifests(out):
+        for record, _ in _records(path):
+            return record
+    raise ManifestError(f"label: {printable(str(out))} holds no {NAME}")
 
 
 def read_rows(out: Path) -> dict[str, dict[str, Any]]:
-    """The last row of every image of a finished or interrupted job, by image name."""
+    """The last row of every image of a finished or interrupted job, of all its shards, by image name."""
     rows: dict[str, dict[str, Any]] = {}
-    for record, _ in _records(out / NAME):
-        if record.get("kind") == "image":
-            rows[record["image"]] = record
+    for path in manifests(out) or [out / NAME]:
+        for record, _ in _records(path):
+            if record.get("kind") == "image":
+                rows[record["image"]] = record
     return rows
+
+
+def read_files(out: Path) -> dict[str, dict[str, Any]]:
+    """The rows of files that speak of all images."""
+    found = (record for path in manifests(out) for record, _ in _records(path) if record.get("kind") == "file")
+    return {str(record.get("output")): record for record in found}
+
+
+def classes_of_job(out: Path) -> list[str]:
+    """The class names a job's masks were made with, in the order of the mask values; empty without a manifest."""
+    for path in manifests(out):
+        for record, _ in _records(path):
+            return [str(name) for name in record.get("classes", [])]
+    return []
 
 
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
@@ -136,7 +195,7 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise ManifestError(f"label: cannot read {path}: {error.strerror}") from None
+        raise ManifestError(f"label: cannot read {printable(str(path))}: {error.strerror}") from None
     end = 0
     with os.fdopen(handle, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -145,49 +204,30 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
             end += len(line)
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             if not isinstance(record, dict):
-                raise ManifestError(f"label: line {number} of {path} is damaged. Hint: --restart labels everything again")
+                raise ManifestError(f"label: line {number} of {printable(str(path))} is damaged. {_RESTART}")
             yield record, end
-
-
-def _done(record: dict[str, Any], path: Path, number: int) -> Done:
-    try:
-        return Done(
-            record["status"] == "ok",
-            bool(record.get("lasting", True)),
-            int(record.get("output_bytes", 0)),
-            int(record["size"]),
-            int(record["mtime_ns"]),
-            _unusual_output(record),
-            str(record.get("reason", "")),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise ManifestError(f"label: line {number} of {path} is damaged. Hint: --restart labels everything again") from None
-
-
-def _unusual_output(record: dict[str, Any]) -> str | None:
-    output = record.get("output")
-    return None if output is None or output == short_output(record["image"]) else str(output)
 
 
 def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     if found.get("kind") != "header":
-        raise ManifestError(f"label: {path} does not begin with a header. Hint: --restart labels everything again")
-    changes = [change for key in COMPARED for change in _differences(key, found.get(key), wanted[key])]
+        raise ManifestError(f"label: {printable(str(path))} does not begin with a header. {_RESTART}")
+    changes = [change for key in COMPARED for change in differences(key, found.get(key), wanted[key])]
     if changes:
         raise ManifestError(
-            f"label: {path.parent} holds masks made differently:\n  "
+            f"label: {printable(str(path.parent))} holds masks made differently:\n  "
             + "\n  ".join(changes)
             + "\nHint: use the earlier settings, or another --out, or --restart to label everything again"
         )
 
 
-def _differences(name: str, old: Any, new: Any) -> list[str]:
+def differences(name: str, old: Any, new: Any) -> list[str]:
+    """A line for each setting that is not what it was."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in _differences(f"{name}.{key}", old.get(key), new.get(key))]
+        return [line for key in keys for line in differences(f"{name}.{key}", old.get(key), new.get(key))]
     if old == new:
         return []
     if isinstance(old, list) and isinstance(new, list) and len(old) + len(new) > 40:

@@ -27,7 +27,7 @@ def overlay_jpeg(pixels: np.ndarray, values: np.ndarray, names: list[tuple[int, 
     shown = np.where(labelled[..., None], (1 - _STRENGTH) * base + _STRENGTH * colour, 0.6 * base)
     shown[_outline(mask)] = 255
 
-    line, font = 22, _font()
+    line, letters = 22, font()
     legend = max(1, len(names)) * line + _GAP
     sheet = Image.new("RGB", (2 * image.width + _GAP, image.height + legend), (24, 24, 24))
     sheet.paste(image, (0, 0))
@@ -37,7 +37,7 @@ def overlay_jpeg(pixels: np.ndarray, values: np.ndarray, names: list[tuple[int, 
     for row, (value, text) in enumerate(names or [(BACKGROUND, "no class is present: everything is background")]):
         y = top + row * line
         draw.rectangle((_GAP, y + 3, _GAP + 14, y + 17), fill=tuple(PALETTE[3 * value : 3 * value + 3]), outline=(200, 200, 200))
-        draw.text((_GAP + 24, y + 2), text, fill=(235, 235, 235), font=font)
+        draw.text((_GAP + 24, y + 2), text, fill=(235, 235, 235), font=letters)
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
@@ -50,7 +50,7 @@ def _outline(mask: np.ndarray) -> np.ndarray:
     return edge
 
 
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     try:
         return ImageFont.load_default(size=14)
     except (OSError, ImportError):

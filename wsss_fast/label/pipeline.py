@@ -1,12 +1,13 @@
-"""The labelling pipeline: plan → read → predict → refine → write, one planned batch after the other."""
+"""``wsss_fast.label``: checks what is asked, puts a job together, and tells what became of it."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,24 @@ from typing import Any
 import numpy as np
 
 from wsss_fast._version import __version__
-from wsss_fast.label import manifest as manifests
+from wsss_fast.label import collect, formats, manifest
+from wsss_fast.label.done import DoneTable
+from wsss_fast.label.job import Job, Labels, foreign_file
+from wsss_fast.label.lock import Lock
 from wsss_fast.label.names import printable
-from wsss_fast.label.plan import Plan, PlanError, PlannedImage, make_plan, short_output
-from wsss_fast.label.predict import Engine, load_engine, resize_to_side
-from wsss_fast.label.read import ImageError, Picture, read_image, stamp_of
-from wsss_fast.label.refine import Mask, make_mask
-from wsss_fast.label.settings import LabelSettings
-from wsss_fast.label.write import OutputFolder, OutputRefusedError, mask_png
+from wsss_fast.label.plan import Plan, PlanError, PlannedImage
+from wsss_fast.label.predict import BUILT_IN, Model, load_model, resolved
+from wsss_fast.label.refine import Mask
+from wsss_fast.label.settings import LabelSettings, SettingsError
+from wsss_fast.label.sources import Images, make_plan
+from wsss_fast.label.walk import Walk, load_walk
+from wsss_fast.label.write import OutputFolder
 
 logger = logging.getLogger("wsss_fast.label")
 
-OVERLAYS = "overlays"
 _FAILURES_KEPT = 1000
+_MOST_CLASSES = {"index": 65534}
+_MOST_CLASSES_8_BIT = 254
 
 
 @dataclass(frozen=True)
@@ -56,202 +62,180 @@ class LabelSummary:
     def rows(self) -> dict[str, dict[str, Any]]:
         if self.out is None:
             raise ValueError("label: a job without 'out' has no manifest. Hint: its images are in .results")
-        return manifests.read_rows(self.out)
+        return manifest.read_rows(self.out)
 
 
 Progress = Callable[[LabelSummary, ImageResult | None], None]
 
 
 def label(
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    model: str | Engine = "efficientnet-lite0",
+    images: Images,
+    model: Any = BUILT_IN,
     out: str | os.PathLike[str] | None = None,
     *,
     restart: bool = False,
     progress: Progress | None = None,
     **settings: Any,
 ) -> LabelSummary:
-    """Labels a folder (or a file, or a list of files). ``settings`` are those of ``LabelSettings``.
+    """Labels images: a folder, a file, a list of files, a text file of names, a VOC folder, a COCO file, tar files.
 
-    With ``out``: one palette PNG an image and ``manifest.jsonl``; an earlier job in the folder is resumed. Without: the
-    masks are in ``.results``. An image that cannot be read is a failed result, not an exception.
+    Args:
+        images: see above.
+        model: the name "efficientnet-lite0", a checkpoint, an exported file, a network of `methods.create`, or any object
+            with ``class_names``, ``identity`` and ``predict`` (`label.predict.Model`).
+        out: folder for masks and manifest; an earlier job in it is resumed. Without it the masks are in ``.results``.
+        restart: label everything again.
+        progress: called with the summary and each result, from one thread at a time.
+        **settings: those of `LabelSettings`.
+
+    An image that cannot be read is a failed result, not an exception.
     """
     chosen = LabelSettings.create(**settings)
     folder_path = Path(out) if out is not None else None
-    plan = make_plan(images, folder_path, chosen.batch)
-    job = _Job(plan, chosen, LabelSummary(total=len(plan.images), out=folder_path), progress)
-    if folder_path is None:
-        return job.run_in_memory(load_engine(model, chosen))
-    _refuse_foreign_files(plan, folder_path, restart)
-    engine = load_engine(model, chosen)
-    folder = OutputFolder(folder_path)
+    if folder_path is None and (chosen.format not in ("palette", "index") or chosen.shard is not None):
+        name = "shard" if chosen.shard is not None else "format"
+        raise SettingsError(f"label: '{name}' is for files, and without 'out' none are written")
+    plan = make_plan(images, folder_path, chosen)
+    if folder_path is not None:
+        _refuse_foreign_files(plan, folder_path, chosen.format, restart)
+    loaded = load_model(model, chosen)
+    chosen = resolved(loaded, chosen)
+    _check_classes(loaded, chosen)
+    collect.check(chosen.format)
+    walk = load_walk(chosen)
+    labels = _read_labels(plan, loaded, chosen)
+    summary = LabelSummary(total=len(plan), out=folder_path)
+    job = Job(plan, chosen, loaded, walk, labels, _Counter(summary, progress))
+    decoders = job.decoders()
     try:
-        return job.run(engine, folder, restart)
+        if folder_path is None:
+            job.in_memory(decoders)
+        else:
+            _run(job, folder_path, decoders, restart)
+    finally:
+        decoders.close()
+    return summary
+
+
+def _run(job: Job, path: Path, decoders: Any, restart: bool) -> None:
+    folder = OutputFolder(path)
+    try:
+        suffix = manifest.suffix(job.plan.shard)
+        lock = Lock(folder, f".wsss-lock{suffix}")
+        try:
+            record = manifest.Manifest(folder, job.plan.shard, DoneTable(job.plan))
+            plan = {"images": len(job.plan.names), "batch": job.plan.batch, "sha256": job.plan.digest()}
+            try:
+                record.open(_header(job.model, job.walk, job.settings), plan, restart)
+                _remove_renamed(job.plan, record.done, folder, job.settings.format)
+                computed = job.to_folder(decoders, folder, record)
+                job.collected(folder, record, computed)
+                _write_failures(job.plan, record, folder, f"failures{suffix}.jsonl")
+            finally:
+                record.close()
+        finally:
+            lock.release()
     finally:
         folder.close()
 
 
-class _Job:
-    def __init__(self, plan: Plan, settings: LabelSettings, summary: LabelSummary, progress: Progress | None) -> None:
-        self.plan = plan
-        self.settings = settings
-        self.summary = summary
-        self.progress = progress
+class _Counter:
+    """Rows to counts, results and calls of ``progress``. Images are finished by several threads."""
 
-    def run_in_memory(self, engine: Engine) -> LabelSummary:
-        for image in self.plan.images:
-            try:
-                _, mask = self._compute(engine, image)
-            except ImageError as error:
-                result = ImageResult(image.name, "failed", printable(str(error)))
+    def __init__(self, summary: LabelSummary, progress: Progress | None) -> None:
+        self._summary = summary
+        self._progress = progress
+        self._lock = threading.Lock()
+
+    def __call__(self, image: PlannedImage, row: dict[str, Any] | None, mask: Mask | None) -> None:
+        summary = self._summary
+        with self._lock:
+            result = None
+            if row is None:
+                summary.skipped += 1
             else:
-                names = tuple(engine.class_names[index] for index in mask.classes)
-                result = ImageResult(image.name, "ok", "", names, mask.scores, None, mask.values)
-            self.summary.results.append(result)
-            self._count(result)
-        return self.summary
+                result = self._result(row, mask)
+                if summary.out is None:
+                    summary.results.append(result)
+                if result.status == "ok":
+                    summary.labelled += 1
+                    summary.empty += not result.classes
+                else:
+                    summary.failed += 1
+                    if len(summary.failures) < _FAILURES_KEPT:
+                        summary.failures.append(result)
+                    logger.info("%s: %s", printable(result.image), result.reason)
+            if self._progress is not None:
+                self._progress(summary, result)
 
-    def run(self, engine: Engine, folder: OutputFolder, restart: bool) -> LabelSummary:
-        manifest = manifests.Manifest(folder)
-        header = _header(engine, self.settings)
-        plan = {"images": len(self.plan.images), "batch": self.plan.batch, "sha256": self.plan.digest()}
-        try:
-            manifest.open(header, plan, restart)
-            self._remove_renamed(manifest, folder)
-            for members in self.plan.batches():
-                if self._finished(members, manifest, folder):
-                    self._skip(members, manifest)
-                    continue
-                # One write for the whole batch: after an interruption it is either there or computed again.
-                rows = [row for image in members for row in self._one(engine, image, folder)]
-                manifest.append(rows)
-        finally:
-            manifest.close()
-        return self.summary
-
-    def _remove_renamed(self, manifest: manifests.Manifest, folder: OutputFolder) -> None:
-        """A new neighbour can turn ``a.png`` into ``a.jpg.png``; the old mask must not stay and pass for another's."""
-        moved = [
-            old
-            for image in self.plan.images
-            if (done := manifest.done.get(image.name)) is not None and done.ok
-            if (old := done.output or short_output(image.name)) != image.output
-        ]
-        taken = {image.output for image in self.plan.images} if moved else set()
-        for old in moved:
-            if old not in taken:
-                folder.remove(old)
-
-    def _one(self, engine: Engine, image: PlannedImage, folder: OutputFolder) -> Iterator[dict[str, Any]]:
-        row: dict[str, Any] = {"kind": "image", "image": image.name}
-        try:
-            stamp = stamp_of(self.plan.path(image))
-            row.update(size=stamp.size, mtime_ns=stamp.mtime_ns)
-            picture, mask = self._compute(engine, image)
-            names = [engine.class_names[index] for index in mask.classes]
-            data = mask_png(mask.values)
-            folder.write(image.output, data)
-            if self.settings.overlay:
-                self._write_overlay(folder, image, picture, mask, names)
-        except (ImageError, OutputRefusedError) as error:
-            reason = printable(str(error))
-            row.setdefault("size", -1)
-            row.setdefault("mtime_ns", -1)
-            lasting = error.lasting if isinstance(error, ImageError) else False
-            row.update(status="failed", reason=reason, lasting=lasting)
-            self._count(ImageResult(image.name, "failed", reason))
-        else:
-            row.update(size=picture.stamp.size, mtime_ns=picture.stamp.mtime_ns)
-            row.update(status="ok", output=image.output, output_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-            height, width = mask.values.shape
-            row.update(width=width, height=height, format=picture.kind, classes=names, scores=list(mask.scores))
-            row["share"] = _shares(mask)
-            path = folder.path / image.output
-            self._count(ImageResult(image.name, "ok", "", tuple(names), mask.scores, path))
-        yield row
-
-    def _compute(self, engine: Engine, image: PlannedImage) -> tuple[Picture, Mask]:
-        settings = self.settings
-        picture = read_image(self.plan.path(image), settings.max_pixels, settings.max_bytes, settings.exif)
-        pixels = picture.pixels
-        height, width = pixels.shape[:2]
-        bounded = resize_to_side(pixels, settings.max_side) if max(height, width) > settings.max_side else pixels
-        return picture, make_mask(engine.predict(bounded), height, width, settings)
-
-    def _write_overlay(self, folder: OutputFolder, image: PlannedImage, picture: Picture, mask: Mask, names: list[str]) -> None:
-        from wsss_fast.label.overlay import overlay_jpeg
-
-        legend = [
-            (index + 1, f"{name}  {score:.0%}") for index, name, score in zip(mask.classes, names, mask.scores, strict=True)
-        ]
-        folder.write(overlay_name(image.output), overlay_jpeg(picture.pixels, mask.values, legend))
-
-    def _finished(self, members: tuple[PlannedImage, ...], manifest: manifests.Manifest, folder: OutputFolder) -> bool:
-        return all(self._finished_image(image, manifest.done.get(image.name), folder) for image in members)
-
-    def _finished_image(self, image: PlannedImage, done: manifests.Done | None, folder: OutputFolder) -> bool:
-        if done is None:
-            return False
-        try:
-            stamp = stamp_of(self.plan.path(image))
-        except ImageError:
-            return False
-        if (stamp.size, stamp.mtime_ns) != (done.size, done.mtime_ns):
-            logger.info("%s changed since it was labelled", printable(image.name))
-            return False
-        if not done.ok:
-            return done.lasting
-        if self.settings.overlay and folder.size(overlay_name(image.output)) is None:
-            return False
-        return folder.size(image.output) == done.output_bytes
-
-    def _skip(self, members: tuple[PlannedImage, ...], manifest: manifests.Manifest) -> None:
-        for image in members:
-            done = manifest.done[image.name]
-            if done.ok:
-                self.summary.skipped += 1
-            else:
-                self._count(ImageResult(image.name, "failed", f"as before: {printable(done.reason)}"))
-        self._report(None)
-
-    def _count(self, result: ImageResult) -> None:
-        if result.status == "ok":
-            self.summary.labelled += 1
-            self.summary.empty += not result.classes
-        else:
-            self._fail(result)
-        self._report(result)
-
-    def _fail(self, result: ImageResult) -> None:
-        self.summary.failed += 1
-        if len(self.summary.failures) < _FAILURES_KEPT:
-            self.summary.failures.append(result)
-        logger.info("%s: %s", printable(result.image), result.reason)
-
-    def _report(self, result: ImageResult | None) -> None:
-        if self.progress is not None:
-            self.progress(self.summary, result)
+    def _result(self, row: dict[str, Any], mask: Mask | None) -> ImageResult:
+        if row["status"] != "ok":
+            return ImageResult(row["image"], "failed", row["reason"])
+        out = self._summary.out
+        output = None if out is None else out / row["output"]
+        values = mask.values if out is None and mask is not None else None
+        return ImageResult(row["image"], "ok", "", tuple(row["classes"]), tuple(row["scores"]), output, values)
 
 
-def overlay_name(output: str) -> str:
-    """Overlays are JPEG and masks PNG: no mask can have an overlay's name."""
-    return f"{OVERLAYS}/{output[: -len('.png')]}.jpg"
+def _check_classes(model: Model, settings: LabelSettings) -> None:
+    most = _MOST_CLASSES.get(settings.format, _MOST_CLASSES_8_BIT)
+    if not 1 <= len(model.class_names) <= most:
+        hint = "--format index writes 16-bit masks" if most == _MOST_CLASSES_8_BIT else "no mask can tell so many apart"
+        raise SettingsError(f"label: 'model' must have 1 to {most} classes, got {len(model.class_names)}. Hint: {hint}")
 
 
-def _shares(mask: Mask) -> list[float]:
-    counts = np.bincount(mask.values.ravel(), minlength=256)
-    return [round(float(counts[index + 1]) / mask.values.size, 4) for index in mask.classes]
+def _read_labels(plan: Plan, model: Model, settings: LabelSettings) -> Labels | None:
+    """The classes of every image of the plan that the labels name, as places in the model's classes."""
+    if settings.labels is None:
+        return None
+    from wsss_fast.data.labels import read_labels
+
+    named = getattr(model, "named", True)
+    table = read_labels(settings.labels, classes=model.class_names if named else None)
+    if not named and (table.named or len(table.classes) > len(model.class_names)):
+        have = "names" if table.named else f"{len(table.classes)} classes"
+        raise SettingsError(
+            f"label: 'labels' has {have}, and the model has {len(model.class_names)} classes without names. Hint: --classes FILE "
+            "names them, one a line, in the order of the model"
+        )
+    joined, missing = table.join(list(plan.names))
+    if missing:
+        logger.warning("%d of %d images have no labels and will fail", len(missing), len(plan.names))
+    return joined
 
 
-def _header(engine: Engine, settings: LabelSettings) -> dict[str, Any]:
+def _remove_renamed(plan: Plan, done: DoneTable, folder: OutputFolder, kind: str) -> None:
+    """A new neighbour can turn ``a.png`` into ``a.jpg.png``; the old mask must not stay and pass for another's."""
+    moved = set(done.moved())
+    taken = {image.output for image in plan.images() if image.output in moved} if moved else set()
+    for old in sorted(moved - taken):
+        folder.remove(formats.main_file(old, kind))
+
+
+def _write_failures(plan: Plan, record: manifest.Manifest, folder: OutputFolder, name: str) -> None:
+    """``failures.jsonl``: image and reason, in the order of the plan; there is none when nothing failed."""
+    lines = []
+    for image in plan.images():
+        done = record.done.get(image.number)
+        if done is not None and not done.ok:
+            lines.append(json.dumps({"image": image.name, "reason": done.reason, "lasting": done.lasting}) + "\n")
+    data = "".join(lines).encode("ascii")
+    if data:
+        folder.write(name, data)
+    else:
+        folder.remove(name)
+
+
+def _header(model: Model, walk: Walk | None, settings: LabelSettings) -> dict[str, Any]:
     import PIL
     import torch
 
+    decided = {**settings.for_manifest(), "labels": "predicted" if settings.labels is None else "given"}
     return {
-        "schema": manifests.SCHEMA,
-        "settings": settings.for_manifest(),
-        "model": engine.identity,
-        "classes": list(engine.class_names),
+        "schema": manifest.SCHEMA,
+        "settings": {**decided, "walk": None if walk is None else walk.identity},
+        "model": model.identity,
+        "classes": list(model.class_names),
         "tool": f"wsss_fast {__version__}",
         "made_with": {
             "python": platform.python_version(),
@@ -263,13 +247,15 @@ def _header(engine: Engine, settings: LabelSettings) -> dict[str, Any]:
     }
 
 
-def _refuse_foreign_files(plan: Plan, out: Path, restart: bool) -> None:
+def _refuse_foreign_files(plan: Plan, out: Path, kind: str, restart: bool) -> None:
     """A folder without our manifest keeps its files: a mask must not replace somebody's picture of the same name."""
-    if not out.is_dir() or restart or (out / manifests.NAME).exists():
+    if kind == "panoptic" and any(name.startswith(f"{collect.PANOPTIC}/") for name in plan.names):
+        raise PlanError(f"label: images in a folder named {collect.PANOPTIC} do not go with format panoptic, which writes there")
+    if not out.is_dir() or restart or manifest.manifests(out):
         return
-    for image in plan.images:
-        if os.path.lexists(out / image.output):
-            raise PlanError(
-                f"label: {printable(str(out / image.output))} is there, and no job to resume wrote it. "
-                "Hint: give an empty folder with --out, or --restart to replace it"
-            )
+    found = foreign_file(plan, out, kind)
+    if found is not None:
+        raise PlanError(
+            f"label: {printable(str(found))} is there, and no job to resume wrote it. "
+            "Hint: give an empty folder with --out, or --restart to replace it"
+        )

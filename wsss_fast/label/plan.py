@@ -1,21 +1,25 @@
-"""Which images, in which order and batches, and what each mask is called: decided before the first image is read."""
+"""Which images, in which order and batches, and what each mask is called: decided before the first image is read.
+
+A plan of a million images takes some 60 MB: names stand in one block of bytes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+import sys
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path, PurePosixPath
-
-from wsss_fast.label.names import printable
+from pathlib import Path
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-_DIGITS = re.compile(r"([0-9]+)")
+# As os.fsencode, which looks up the encoding for each of a million names.
+_AS_FILES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+_DIGITS = re.compile(rb"([0-9]+)")
 
 
 class PlanError(ValueError):
@@ -26,67 +30,148 @@ class PlanError(ValueError):
 class PlannedImage:
     name: str  # path inside the image folder, with forward slashes
     output: str  # path of the mask inside the output folder
+    number: int  # place in the plan
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the bytes of an image are: a file, or a part of one."""
+
+    path: str
+    offset: int = 0
+    size: int = -1  # -1: the whole file
+
+
+class Names(Sequence[str]):
+    """Names in natural order. ``places``: of members of tar files, their offset and size."""
+
+    def __init__(self, keys: list[bytes], in_tars: bool = False) -> None:
+        """``keys``, made by `sort_key`, are used up: twice their memory would be most of the job's."""
+        keys.sort()
+        self._block = bytearray()
+        self._ends = array("Q")
+        self.places = array("Q") if in_tars else None
+        for i, key in enumerate(keys):
+            keys[i] = b""
+            length = int.from_bytes(key[-3:], "big")
+            self._block += key[-19 - length : -19]
+            self._ends.append(len(self._block))
+            if self.places is not None:
+                self.places.extend((int.from_bytes(key[-19:-11], "big"), int.from_bytes(key[-11:-3], "big")))
+        keys.clear()
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, i: int) -> str:  # type: ignore[override]
+        start = self._ends[i - 1] if i else 0
+        return self._block[start : self._ends[i]].decode(*_AS_FILES)
+
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for end in self._ends:
+            yield self._block[start:end].decode(*_AS_FILES)
+            start = end
+
+    def find(self, name: str, near: int = 0) -> int | None:
+        """The place of a name; at once if it is ``near``."""
+        if near < len(self) and self[near] == name:
+            return near
+        wanted, low, high = sort_key(name)[:-19], 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if sort_key(self[middle])[:-19] < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low < len(self) and self[low] == name else None
 
 
 @dataclass(frozen=True)
 class Plan:
     root: Path
-    images: tuple[PlannedImage, ...]
+    names: Names
+    unusual: dict[int, str]  # outputs that are not `short_output` of the name
     batch: int
-    ignored: int  # files in the folder without an image's extension
+    shard: tuple[int, int] = (0, 1)
+
+    def __len__(self) -> int:
+        """Images of this shard."""
+        i, n = self.shard
+        whole, rest = divmod(len(self.names), self.batch)
+        mine = len(range(i, whole, n)) * self.batch
+        return mine + (rest if whole % n == i else 0)
+
+    def __getitem__(self, number: int) -> PlannedImage:
+        name = self.names[number]
+        return PlannedImage(name, self.unusual.get(number) or short_output(name), number)
 
     def batches(self) -> Iterator[tuple[PlannedImage, ...]]:
-        remaining = iter(self.images)
-        while members := tuple(islice(remaining, self.batch)):
-            yield members
+        i, n = self.shard
+        for start in range(i * self.batch, len(self.names), n * self.batch):
+            yield tuple(self[number] for number in range(start, min(start + self.batch, len(self.names))))
+
+    def images(self) -> Iterator[PlannedImage]:
+        for members in self.batches():
+            yield from members
 
     def digest(self) -> str:
-        """SHA-256 over the members and their order."""
+        """SHA-256 over the members and their order, those of all shards."""
         whole = hashlib.sha256(f"batch {self.batch}\0".encode())
-        for image in self.images:
-            whole.update(os.fsencode(image.name) + b"\0" + os.fsencode(image.output) + b"\0")
+        for number, name in enumerate(self.names):
+            output = self.unusual.get(number) or short_output(name)
+            whole.update(name.encode(*_AS_FILES) + b"\0" + output.encode(*_AS_FILES) + b"\0")
         return whole.hexdigest()
 
-    def path(self, image: PlannedImage) -> Path:
-        return self.root / image.name
+    def location(self, image: PlannedImage) -> Location:
+        if self.names.places is None:
+            return Location(os.path.join(self.root, image.name))  # noqa: PTH118 - for each of a million names
+        tar = image.name.partition(".tar/")[0] + ".tar"
+        offset, size = self.names.places[2 * image.number : 2 * image.number + 2]
+        return Location(os.path.join(self.root, tar), offset, size)  # noqa: PTH118
 
 
-def make_plan(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None, batch: int) -> Plan:
-    if isinstance(images, str | os.PathLike):
-        root, names, ignored = _scan(Path(images), out)
-    else:
-        root, names, ignored = _from_list([Path(item) for item in images])
-    if not names:
-        kinds = " ".join(sorted(EXTENSIONS))
-        raise PlanError(f"label: no images in {_shown(images)}: {ignored} other files there. Hint: image files end in {kinds}")
-    if out is not None and _inside(root, out):
-        raise PlanError(
-            f"label: the image folder {_shown(root)} lies in the output folder {_shown(out)}: masks could replace it. "
-            "Hint: give a folder of its own with --out"
-        )
-    names.sort(key=natural_key)
-    planned = tuple(PlannedImage(name, output) for name, output in zip(names, output_names(names), strict=True))
-    return Plan(root, planned, batch, ignored)
+def natural_key(name: str) -> bytes:
+    """Sorts ``img2`` before ``img10``: the number of its digits stands before a number."""
+    parts = _DIGITS.split(name.encode(*_AS_FILES))
+    for i in range(1, len(parts), 2):
+        digits = parts[i].lstrip(b"0")
+        parts[i] = b"\x01" + len(digits).to_bytes(2, "big") + digits
+    return b"".join(parts)
 
 
-def natural_key(name: str) -> tuple[object, ...]:
-    """Sorts ``img2`` before ``img10``; the name itself comes last so that no two different names are equal."""
-    parts = (int(part) if part.isascii() and part.isdecimal() else part for part in _DIGITS.split(name))
-    return (*(("", part, "") if isinstance(part, int) else (part, 0, "") for part in parts), ("", 0, name))
+def sort_key(name: str, offset: int = 0, size: int = 0) -> bytes:
+    """The natural key, then the name itself so that no two different names are equal, its place in a tar file, its length."""
+    data = name.encode(*_AS_FILES)
+    places = offset.to_bytes(8, "big") + size.to_bytes(8, "big")
+    return natural_key(name) + b"\0" + data + places + len(data).to_bytes(3, "big")
 
 
-def output_names(names: Sequence[str]) -> list[str]:
-    """``a.jpg`` → ``a.png``; where two would share a name, also after case folding, ``a.jpg.png`` for each of them."""
-    short = [short_output(name) for name in names]
-    chosen = list(short)
+def output_names(names: Sequence[str]) -> dict[int, str]:
+    """``a.jpg`` → ``a.png``; where two would share a name, also after case folding, ``a.jpg.png`` for each of them.
+
+    Gives those that are not the short name, by place.
+    """
+    long: dict[int, str] = {}
     while True:
-        count = Counter(_folded(name) for name in chosen)
-        clashes = [i for i, name in enumerate(chosen) if name == short[i] and count[_folded(name)] > 1]
-        clashes = [i for i in clashes if chosen[i] != names[i] + ".png"]
+        clashes = [i for i in _doubled(len(names), lambda i: long.get(i) or short_output(names[i])) if i not in long]
+        clashes = [i for i in clashes if names[i] + ".png" != short_output(names[i])]
         if not clashes:
-            return chosen
-        for i in clashes:
-            chosen[i] = names[i] + ".png"
+            return long
+        long.update((i, names[i] + ".png") for i in clashes)
+
+
+def _doubled(count: int, output: Callable[[int], str]) -> list[int]:
+    """Places whose outputs are equal after folding. Hashes first: a million folded names would take 100 MB."""
+    import numpy as np
+
+    hashes = np.fromiter((hash(_folded(output(i))) for i in range(count)), np.int64, count)
+    ordered = np.sort(hashes)
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    same: dict[str, list[int]] = defaultdict(list)
+    for i in np.flatnonzero(np.isin(hashes, again)).tolist():
+        same[_folded(output(i))].append(i)
+    return sorted(i for places in same.values() if len(places) > 1 for i in places)
 
 
 def short_output(name: str) -> str:
@@ -94,65 +179,4 @@ def short_output(name: str) -> str:
 
 
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _scan(path: Path, out: Path | None) -> tuple[Path, list[str], int]:
-    if path.is_file():
-        return path.parent, [path.name], 0
-    if not path.exists():
-        raise PlanError(f"label: there is no image folder or file {_shown(path)}")
-    if not path.is_dir():
-        raise PlanError(f"label: {_shown(path)} is neither a folder nor a regular file")
-    skip = out.resolve() if out is not None and out.exists() else None
-    names: list[str] = []
-    ignored = 0
-    # Links to folders are not followed, so that a loop of links ends.
-    for folder, subfolders, files in os.walk(path, followlinks=False, onerror=_refuse):
-        here = Path(folder)
-        subfolders[:] = [name for name in subfolders if skip is None or (here / name).resolve() != skip]
-        prefix = "" if here == path else here.relative_to(path).as_posix() + "/"
-        for name in files:
-            if os.path.splitext(name)[1].lower() in EXTENSIONS:  # noqa: PTH122 - a Path for each of a million names is slow
-                names.append(prefix + name)
-            else:
-                ignored += 1
-    return path, names, ignored
-
-
-def _from_list(paths: list[Path]) -> tuple[Path, list[str], int]:
-    """A list of files keeps the folders below their common one, so that equal file names stay apart."""
-    if not paths:
-        return Path(), [], 0
-    absolute = [path.absolute() for path in paths]
-    root = Path(os.path.commonpath([path.parent for path in absolute]))
-    names = [path.relative_to(root).as_posix() for path in absolute]
-    doubled = _first_double(names)
-    if doubled is not None:
-        raise PlanError(f"label: {_shown(doubled)} is listed twice")
-    if any(".." in PurePosixPath(name).parts for name in names):
-        raise PlanError("label: 'images' must not hold paths with '..'. Hint: resolve the paths first")
-    return root, names, 0
-
-
-def _first_double(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
-
-
-def _refuse(error: OSError) -> None:
-    raise error
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, str | os.PathLike):
-        return printable(os.fspath(value))
-    return "the list given"
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()

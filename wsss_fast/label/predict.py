@@ -1,35 +1,39 @@
-"""Networks behind one small interface: an image goes in, scores and class maps at several scales come out.
+"""Networks behind one small interface: an image goes in, class maps at several scales and class scores come out.
 
-Nothing behind this stage knows which engine ran.
+Nothing behind this stage knows which network or engine ran.
 """
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image
 
 from wsss_fast.label.classes import imagenet_groups
+from wsss_fast.label.read import resize_to_side
 from wsss_fast.label.settings import LabelSettings, SettingsError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BUILT_IN = "efficientnet-lite0"
+BACKGROUND = 0.3
+ALPHA = 6.0
 
 
 @dataclass(frozen=True)
 class Prediction:
-    scores: Tensor  # [C] probability that each class is in the image, on the CPU
-    maps: tuple[Tensor, ...]  # one [C, h, w] a scale and flip, not mirrored any more, any sign
+    scores: Tensor | None  # [C] probability that each class is in the image, on the CPU; None: the network does not tell
+    maps: tuple[Tensor, ...]  # one [C, h, w] a scale and flip, any sign
+    flipped: tuple[bool, ...] = ()  # which of them are mirrored; empty: none
+    guide: Any = None  # what the walk's network says, see walk.py
 
 
 @runtime_checkable
-class Engine(Protocol):
+class Model(Protocol):
     class_names: tuple[str, ...]
     identity: dict[str, Any]  # what the manifest records, and what must be equal when a job is resumed
 
@@ -38,22 +42,54 @@ class Engine(Protocol):
         ...
 
 
-def load_engine(model: Any, settings: LabelSettings) -> Engine:
+@dataclass(frozen=True)
+class Defaults:
+    """What a model decides where the settings leave it open. A model without ``defaults`` has these."""
+
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5)
+    merge: str | None = "psa"  # None: the maps are logits, background first
+    background: float = BACKGROUND
+    alpha: float = ALPHA
+
+
+def load_model(model: Any, settings: LabelSettings) -> Model:
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
-        if name == BUILT_IN:
-            return Lite0Engine(settings)
-        close = difflib.get_close_matches(str(name), [BUILT_IN], 1)
-        hint = f"did you mean '{close[0]}'?" if close else f"the built-in model is '{BUILT_IN}'"
-        raise SettingsError(f"label: 'model' must be a model that this version knows, got {str(name)!r}. Hint: {hint}")
-    if isinstance(model, Engine):
-        if not 1 <= len(model.class_names) <= 254:
-            raise SettingsError(f"label: 'model' must have 1 to 254 classes, got {len(model.class_names)}")
+        if name == BUILT_IN and settings.method is None:
+            return Lite0Model(settings)
+        from wsss_fast.label.network import load_network
+
+        return load_network(name, settings)
+    if isinstance(model, Model):
         return model
-    raise TypeError(f"label: 'model' must be a name or an engine, got {type(model).__name__}")
+    from torch import nn
+
+    from wsss_fast.export.engine import Engine
+    from wsss_fast.label.network import load_network
+
+    if not isinstance(model, nn.Module | Engine):
+        raise TypeError(f"label: 'model' must be a name, a file, a network or an engine, got {type(model).__name__}")
+    return load_network(model, settings)
 
 
-class Lite0Engine:
+def resolved(model: Model, settings: LabelSettings) -> LabelSettings:
+    """The settings with the model's defaults in the open places: what is computed, and what the manifest records."""
+    defaults: Defaults = getattr(model, "defaults", Defaults())
+    if settings.merge is not None and defaults.merge is None:
+        raise SettingsError("label: 'merge' is for class maps, and the model gives scores of classes and background")
+    if settings.format == "alpha" and defaults.merge is None:
+        raise SettingsError("label: format alpha is made of class maps, and the model gives scores of classes and background")
+    values: dict[str, Any] = {
+        "scales": settings.scales or defaults.scales,
+        "merge": settings.merge or defaults.merge,
+        "background": defaults.background if settings.background is None else settings.background,
+    }
+    if settings.alpha is None and settings.walk is not None:
+        values["alpha"] = defaults.alpha
+    return dataclasses.replace(settings, **values)
+
+
+class Lite0Model:
     """EfficientNet-Lite0 on ImageNet, its 1,000 classes gathered into everyday groups.
 
     The probability of a group is the sum over its classes. Its map is the class activation map of the classes' weights,
@@ -68,13 +104,17 @@ class Lite0Engine:
         import torch
 
         from wsss_fast.nets import efficientnet
+        from wsss_fast.nets.fold import fold
 
-        device = _device(settings.device)
+        if settings.engine not in (None, "torch"):
+            raise SettingsError(f"label: 'engine' must be torch for {BUILT_IN}, got '{settings.engine}'. Hint: export a network")
+        device = chosen_device(settings.device)
         network, digest = efficientnet.load_pretrained(output_stride=16)
-        self._network = network.to(device)
+        self._network = fold(network, inplace=True).to(device)
         self._device = device
         self._flip = settings.flip
-        sides = _sides(settings, self.BASE_SIDE)
+        self.defaults = Defaults()
+        sides = _sides(settings, self.BASE_SIDE, self.defaults.scales)
         # The scoring pass goes first: the maps of all scales use the weights that it chooses.
         self._sides = sorted(sides, key=lambda side: (abs(side - self.SCORING_SIDE), side))
         self._mean, self._std = efficientnet.MEAN[0], efficientnet.STD[0]
@@ -98,10 +138,9 @@ class Lite0Engine:
                     probability = self._network.scores(features).softmax(1).mean(0)
                     scores = self._membership @ probability
                     weights = self._group_weights(probability, scores)
-                for index, one in enumerate(features):
-                    plane = torch.nn.functional.conv2d(one[None], weights)[0]
-                    maps.append(plane.flip(2) if index == 1 else plane)
-            return Prediction(scores.cpu(), tuple(maps))
+                maps.extend(torch.nn.functional.conv2d(features, weights).unbind(0))
+            flipped = (False, True) if self._flip else (False,)
+            return Prediction(scores.cpu(), tuple(maps), flipped * len(self._sides))
 
     def _features(self, pixels: np.ndarray, side: int) -> Tensor:
         import torch
@@ -117,25 +156,13 @@ class Lite0Engine:
         return (share @ self._network._fc.weight)[:, :, None, None]
 
 
-def resize_to_side(pixels: np.ndarray, side: int, multiple: int = 1) -> np.ndarray:
-    """The longest side becomes ``side``, both sides multiples of ``multiple`` (at least one)."""
-    height, width = pixels.shape[:2]
-    ratio = side / max(height, width)
-    new_width, new_height = (max(1, round(old * ratio / multiple)) * multiple for old in (width, height))
-    if (new_width, new_height) == (width, height):
-        return pixels
-    # The filter widens with the reduction, so that fine texture does not alias.
-    resized = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BICUBIC)
-    return np.array(resized)
-
-
-def _sides(settings: LabelSettings, own_base: int) -> list[int]:
+def _sides(settings: LabelSettings, own_base: int, own_scales: tuple[float, ...]) -> list[int]:
     base = min(settings.base_side or own_base, settings.max_side)
-    sides = {max(16, round(base * scale / 16) * 16) for scale in settings.scales}
+    sides = {max(16, round(base * scale / 16) * 16) for scale in settings.scales or own_scales}
     return sorted(sides)
 
 
-def _device(name: str) -> Any:
+def chosen_device(name: str) -> Any:
     import torch
 
     if name == "auto":

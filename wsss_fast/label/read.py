@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import stat
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image
+
+from wsss_fast.label.plan import Location
 
 # Decided from the bytes, never from the extension. JPEG includes MPO, which many phones write as .jpg.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -25,6 +31,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+Result = TypeVar("Result")
 
 
 class ImageError(Exception):
@@ -42,53 +49,117 @@ class FileStamp:
 
 
 @dataclass(frozen=True)
+class Limits:
+    max_pixels: int
+    max_bytes: int
+    exif: str = "apply"
+    max_side: int | None = None  # larger images are reduced to it
+
+
+@dataclass(frozen=True)
 class Picture:
-    pixels: np.ndarray  # uint8 [H, W, 3]
+    pixels: np.ndarray  # uint8 [h, w, 3], its longest side at most max_side
+    height: int  # of the image as it is
+    width: int
     stamp: FileStamp
     kind: str
 
 
-def stamp_of(path: Path) -> FileStamp:
+def stamp_of(location: Location) -> FileStamp:
     try:
-        info = path.stat()
+        info = Path(location.path).stat()
     except (OSError, ValueError) as error:
         raise ImageError(_system_reason(error), lasting=False) from None
-    return FileStamp(info.st_size, info.st_mtime_ns)
+    return FileStamp(info.st_size if location.size < 0 else location.size, info.st_mtime_ns)
 
 
-def read_image(path: Path, max_pixels: int, max_bytes: int, exif: str = "apply") -> Picture:
+def read_image(
+    source: Path | Location, max_pixels: int, max_bytes: int, exif: str = "apply", max_side: int | None = None
+) -> Picture:
     """RGB pixels of the first frame. Transparent pixels count as white; 16-bit grey keeps its upper 8 bits."""
+
+    def convert(image: Image.Image) -> Picture:
+        turn = _turn(image) if exif == "apply" else None
+        kind = str(image.format)
+        rgb = _to_rgb(image)
+        rgb = rgb if turn is None else rgb.transpose(turn)
+        width, height = rgb.size
+        if max_side is not None and max(width, height) > max_side:
+            rgb = _reduced(rgb, max_side)
+        return Picture(np.array(rgb, dtype=np.uint8), height, width, stamp, kind)
+
+    with _opened(source, max_bytes) as (file, stamp):
+        return _with_image(file, max_pixels, convert)
+
+
+def resize_to_side(pixels: np.ndarray, side: int, multiple: int = 1) -> np.ndarray:
+    """The longest side becomes ``side``, both sides multiples of ``multiple`` (at least one)."""
+    return np.array(_reduced(Image.fromarray(pixels), side, multiple))
+
+
+def _reduced(image: Image.Image, side: int, multiple: int = 1) -> Image.Image:
+    ratio = side / max(image.size)
+    width, height = (max(1, round(old * ratio / multiple)) * multiple for old in image.size)
+    # The filter widens with the reduction, so that fine texture does not alias.
+    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def read_grey(path: Path, max_pixels: int, max_bytes: int) -> np.ndarray:
+    """uint8 [H, W]: the brightness of the picture as it is stored."""
+    with _opened(path, max_bytes) as (file, _):
+        return _with_image(file, max_pixels, lambda image: np.array(_to_rgb(image).convert("L")))
+
+
+def read_indices(path: Path, max_pixels: int, max_bytes: int) -> np.ndarray:
+    """uint8 [H, W]: the numbers in a palette or grey picture, whatever colours they stand for."""
+    with _opened(path, max_bytes) as (file, _):
+        return _with_image(file, max_pixels, _to_indices)
+
+
+def read_size(path: Path, max_pixels: int, max_bytes: int) -> tuple[int, int]:
+    """(width, height) as `read_image` gives them, from the header alone."""
+
+    def convert(image: Image.Image) -> tuple[int, int]:
+        turned = _turn(image) in (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
+        return image.size[::-1] if turned else image.size
+
+    with _opened(path, max_bytes) as (file, _):
+        return _with_image(file, max_pixels, convert)
+
+
+@contextlib.contextmanager
+def _opened(source: Path | Location, max_bytes: int) -> Iterator[tuple[BinaryIO, FileStamp]]:
+    where = source if isinstance(source, Location) else Location(os.fspath(source))
     try:
         # Without O_NONBLOCK a named pipe would hang here.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = os.open(where.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise ImageError(_system_reason(error), lasting=False) from None
     with os.fdopen(handle, "rb") as file:
         info = os.fstat(handle)
         if not stat.S_ISREG(info.st_mode):
             raise ImageError("not a regular file")
-        if info.st_size == 0:
+        size = info.st_size if where.size < 0 else where.size
+        if size == 0:
             raise ImageError("the file is empty")
-        if info.st_size > max_bytes:
-            raise ImageError(f"{info.st_size} bytes, more than max_bytes {max_bytes}", lasting=False)
-        pixels, kind = _decode(file, max_pixels, exif)
-    return Picture(pixels, FileStamp(info.st_size, info.st_mtime_ns), kind)
+        if size > max_bytes:
+            raise ImageError(f"{size} bytes, more than max_bytes {max_bytes}", lasting=False)
+        part = file if where.size < 0 else io.BytesIO(os.pread(handle, size, where.offset))
+        yield part, FileStamp(size, info.st_mtime_ns)
 
 
-def _decode(file: object, max_pixels: int, exif: str) -> tuple[np.ndarray, str]:
+def _with_image(file: BinaryIO, max_pixels: int, convert: Callable[[Image.Image], Result]) -> Result:
     try:
         with warnings.catch_warnings():
             # The pixel limit below is stricter and is checked before anything is decoded.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=FORMATS) as image:
-                kind = str(image.format)
                 width, height = image.size
                 if width < 1 or height < 1:
                     raise ImageError(f"the header says {width} x {height} pixels")
                 if width * height > max_pixels:
                     raise ImageError(f"{width} x {height} pixels, more than max_pixels {max_pixels}", lasting=False)
-                turn = _turn(image) if exif == "apply" else None
-                rgb = _to_rgb(image)
+                return convert(image)
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -100,9 +171,6 @@ def _decode(file: object, max_pixels: int, exif: str) -> tuple[np.ndarray, str]:
     except Exception as error:
         # Decoders raise nearly anything on damaged data: OSError, SyntaxError, ValueError, struct.error, IndexError …
         raise ImageError(f"cannot be decoded: {error or type(error).__name__}") from None
-    if turn is not None:
-        rgb = rgb.transpose(turn)
-    return np.array(rgb, dtype=np.uint8), kind
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -124,6 +192,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_indices(image: Image.Image) -> np.ndarray:
+    if image.mode not in ("P", "L", "1"):
+        raise ImageError(f"a picture of type {image.mode} holds no 8-bit numbers")
+    return np.array(image, dtype=np.uint8)
 
 
 def _system_reason(error: Exception) -> str:

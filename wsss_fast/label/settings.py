@@ -3,109 +3,169 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from typing import Any
+
+from wsss_fast import _settings
+from wsss_fast._settings import SettingsError, setting
+
+__all__ = ["LabelSettings", "SettingsError"]
 
 LARGEST_SIDE = 16384
 LARGEST_SCALE = 4.0
 DEVICES = ("auto", "cpu", "cuda")
+ENGINES = ("torch", "ort", "trt", "aoti")
 EXIF_RULES = ("apply", "ignore")
+MERGES = ("psa", "seam", "cpn", "irn", "eps", "l2g")
+FORMATS = ("palette", "index", "npz", "alpha", "coco", "panoptic", "cvat", "labelstudio")
+_OWNER = "label"
 
 
-class SettingsError(ValueError):
-    """A setting with a value that cannot work."""
-
-
-def _setting(default: Any, help: str, *, affects_masks: bool = True) -> Any:
-    return field(default=default, metadata={"help": help, "affects_masks": affects_masks})
+def _neutral(default: Any, help: str) -> Any:
+    """A setting that does not change what is written."""
+    return setting(default, help, affects_masks=False)
 
 
 @dataclass(frozen=True)
 class LabelSettings:
-    present: float = _setting(0.3, "a class is present when the classifier gives it at least this probability")
-    max_classes: int = _setting(5, "most classes in one image; the most probable are kept")
-    background: float = _setting(0.3, "a pixel is background unless its best class map, scaled to a maximum of 1, exceeds this")
-    base_side: int | None = _setting(
-        None, "longest side in pixels at scale 1; by default the model's own, and never more than --max-side"
+    # which network; the rest of a model's defaults come from its method
+    engine: str | None = setting(None, "torch, ort, trt or aoti; default: what the model file is made for")
+    method: str | None = setting(
+        None, "cam, seam, cpn, eps, l2g or deeplab, for a published .pth or a network without a checkpoint"
     )
-    scales: tuple[float, ...] = _setting((0.5, 0.75, 1.0, 1.5), "sizes at which the network sees the image, times the base side")
-    flip: bool = _setting(True, "average with the mirrored image")
-    max_side: int = _setting(1024, "bounds the longest side of the image before the scales multiply it")
-    exif: str = _setting("apply", "orientation stored in the file: apply (masks as displayed) or ignore (masks as stored)")
-    max_pixels: int = _setting(80_000_000, "images with more pixels are refused from their header", affects_masks=False)
-    max_bytes: int = _setting(512 * 1024 * 1024, "larger files are refused unread", affects_masks=False)
-    batch: int = _setting(8, "images recorded together; an interrupted batch is computed again", affects_masks=False)
-    device: str = _setting("auto", "auto, cpu or cuda", affects_masks=False)
-    overlay: bool = _setting(False, "also write OUT/overlays: image and mask side by side", affects_masks=False)
+    backbone: str | None = setting(None, "of such a network; default the method's first")
+    published: str | None = setting(None, "paper or code: how such a network reads its paper")
+    num_classes: int | None = setting(None, "object classes of such a network; default what its file has, else 20")
+    random_weights: int | None = setting(None, "a network of --method with random weights of this seed, to try things out")
+    classes: str | None = setting(None, "file with one class name a line, for a model without names")
+    # which classes are in an image
+    labels: str | None = setting(None, "image-level labels: CSV, JSON, VOC XML folder, COCO, list, .npy, or a folder a class")
+    present: float = setting(0.3, "without labels: a class is present when the classifier gives it at least this probability")
+    max_classes: int = setting(5, "without labels: most classes in one image; the most probable are kept")
+    # from an image to maps
+    base_side: int | None = setting(None, "built-in model: longest side in pixels at scale 1 (default 448)")
+    scales: tuple[float, ...] | None = setting(None, "sizes at which the network sees the image; default the method's")
+    flip: bool = setting(True, "average with the mirrored image")
+    merge: str | None = setting(None, "how maps are merged: psa, seam, cpn, irn, eps or l2g; default the method's")
+    max_side: int = setting(1024, "bounds the longest side of the image before the scales multiply it")
+    exif: str = setting("apply", "orientation stored in the file: apply (masks as displayed) or ignore (masks as stored)")
+    # from maps to a mask
+    background: float | None = setting(
+        None, "score of the background beside maps with a maximum of 1; default the method's, else 0.3"
+    )
+    alpha: float | None = setting(
+        None, "background (1 - max of the maps)^alpha in place of a constant (walk: 16 for cam, else 6)"
+    )
+    walk: str | None = setting(None, "random walk along 'image' (its edges), or by an affinitynet or irn checkpoint")
+    walk_beta: float | None = setting(None, "power of the affinities in the walk (default 8, irn 10)")
+    walk_steps: int = setting(256, "steps of the walk")
+    crf: bool = setting(False, "a dense CRF on background and present classes")
+    uncertain: float | None = setting(None, "value 255 where the best score leads the second by less than this share of all")
+    # what is written
+    format: str = setting("palette", "palette, index, npz, alpha, coco, panoptic, cvat or labelstudio")
+    alphas: tuple[float, ...] = setting((4.0, 24.0), "of --format alpha: strong and weak background")
+    overlay: bool = _neutral(False, "also write OUT/overlays: image and mask side by side")
+    # how the work is done
+    split: str | None = _neutral(None, "images of a VOC folder: a list in ImageSets, as trainaug")
+    root: str | None = _neutral(None, "folder of the images that a list or a COCO file names (default: the file's own)")
+    shard: str | None = _neutral(None, "i/n: every n-th batch from batch i on (i from 0); shards share one --out")
+    batch: int = _neutral(8, "images recorded together; an interrupted batch is computed again")
+    max_pixels: int = _neutral(80_000_000, "images with more pixels are refused from their header")
+    max_bytes: int = _neutral(512 * 1024 * 1024, "larger files are refused unread")
+    timeout: float = _neutral(60.0, "seconds that reading one image may take")
+    workers: int | None = _neutral(None, "processes that read and threads that refine and write; 0: none (default by cores)")
+    device: str = _neutral("auto", "auto, cpu or cuda")
 
     def __post_init__(self) -> None:
-        _number("present", self.present, 0.0, 1.0)
-        _integer("max_classes", self.max_classes, 1, 254)
-        _number("background", self.background, 0.0, 1.0)
-        if self.base_side is not None:
-            _integer("base_side", self.base_side, 32, LARGEST_SIDE)
-        _check_scales(self.scales)
-        object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
-        _boolean("flip", self.flip)
-        _integer("max_side", self.max_side, 32, LARGEST_SIDE)
-        _choice("exif", self.exif, EXIF_RULES)
-        _integer("max_pixels", self.max_pixels, 1, 178_000_000)  # beyond that Pillow refuses
-        _integer("max_bytes", self.max_bytes, 1, 1 << 40)
-        _integer("batch", self.batch, 1, 4096)
-        _choice("device", self.device, DEVICES)
-        _boolean("overlay", self.overlay)
+        for name, choices in (("engine", ENGINES), ("merge", MERGES), ("published", ("paper", "code"))):
+            if getattr(self, name) is not None:
+                _settings.choice(_OWNER, name, getattr(self, name), choices)
+        for name, choices in (("exif", EXIF_RULES), ("device", DEVICES), ("format", FORMATS)):
+            _settings.choice(_OWNER, name, getattr(self, name), choices)
+        for name in ("flip", "overlay", "crf"):
+            _settings.boolean(_OWNER, name, getattr(self, name))
+        for name, (low, high) in _WHOLE.items():
+            if getattr(self, name) is not None:
+                _settings.whole(_OWNER, name, getattr(self, name), low, high)
+        for name, (low, high) in _NUMBERS.items():
+            if getattr(self, name) is not None:
+                _settings.number(_OWNER, name, getattr(self, name), low, high)
+        if self.scales is not None:
+            object.__setattr__(self, "scales", _tuple("scales", self.scales, 1, 16, 0.01, LARGEST_SCALE))
+        object.__setattr__(self, "alphas", _tuple("alphas", self.alphas, 2, 2, 0.1, 100.0))
+        if self.alphas[0] > self.alphas[1]:
+            _settings.fail(_OWNER, "alphas", "begin with the smaller one", self.alphas, "for example 4,24")
+        self._check_fit()
+        _ = self.place
+
+    def _check_fit(self) -> None:
+        if self.random_weights is not None and self.method is None:
+            raise SettingsError("label: 'random_weights' needs 'method'. Hint: --method seam --random-weights 0")
+        if self.format == "alpha" and (self.walk is not None or self.uncertain is not None or self.alpha is not None):
+            given = next(name for name in ("walk", "uncertain", "alpha") if getattr(self, name) is not None)
+            raise SettingsError(f"label: '{given}' does not go with format alpha, whose background comes from 'alphas'")
+        if self.format == "npz" and self.uncertain is not None:
+            raise SettingsError("label: 'uncertain' is for masks, and format npz writes maps")
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(i, n) of the shard; (0, 1) for a whole job."""
+        if self.shard is None:
+            return 0, 1
+        found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", self.shard) if isinstance(self.shard, str) else None
+        if found is None or not int(found[1]) < int(found[2]):
+            _settings.fail(_OWNER, "shard", "be i/n with i from 0 to n-1", self.shard, "the first of four is 0/4")
+        return int(found[1]), int(found[2])
 
     @classmethod
     def create(cls, **values: Any) -> LabelSettings:
         """Like the constructor, but an unknown name is answered with the closest one."""
-        known = [item.name for item in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean '{close[0]}'?" if close else "known are " + ", ".join(known)
-                raise SettingsError(f"label: unknown setting '{name}'. Hint: {hint}")
-        return cls(**values)
+        return _settings.create(_OWNER, cls, values)
 
     def for_manifest(self) -> dict[str, Any]:
-        """What decides the masks, as JSON values: an output folder belongs to one set of these.
+        """What decides the outputs, as JSON values: an output folder belongs to one set of these.
 
-        The device that `device` led to is part of the model's identity; the batches are part of the plan.
+        What files and device hold is part of the model's identity; the batches are part of the plan.
         """
-        chosen = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.metadata["affects_masks"]}
-        return {**chosen, "scales": list(self.scales)}
+        told_by_identity = {"engine", "method", "backbone", "published", "num_classes", "random_weights", "classes"}
+        told_by_identity |= {"walk", "labels"}
+        chosen = {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if item.metadata.get("affects_masks", True) and item.name not in told_by_identity
+        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 
 
-def _fail(name: str, expected: str, value: Any, hint: str = "") -> None:
-    raise SettingsError(f"label: '{name}' must {expected}, got {value!r}" + (f". Hint: {hint}" if hint else ""))
+_WHOLE = {
+    "num_classes": (1, 65534),
+    "random_weights": (0, 2**31 - 1),
+    "max_classes": (1, 65534),
+    "base_side": (32, LARGEST_SIDE),
+    "max_side": (32, LARGEST_SIDE),
+    "walk_steps": (0, 1_000_000),
+    "batch": (1, 4096),
+    "max_pixels": (1, 178_000_000),  # beyond that Pillow refuses
+    "max_bytes": (1, 1 << 40),
+    "workers": (0, 64),
+}
+_NUMBERS = {
+    "present": (0.0, 1.0),
+    "background": (0.0, 1.0),
+    "alpha": (0.1, 100.0),
+    "walk_beta": (0.0, 100.0),
+    "uncertain": (0.0, 1.0),
+    "timeout": (0.1, 3600.0),
+}
 
 
-def _number(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
-        _fail(name, f"be a number from {low:g} to {high:g}", value)
-
-
-def _integer(name: str, value: Any, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        _fail(name, f"be a whole number from {low} to {high}", value)
-
-
-def _boolean(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        _fail(name, "be True or False", value)
-
-
-def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, 1)
-        _fail(name, "be one of " + ", ".join(allowed), value, f"did you mean '{close[0]}'?" if close else "")
-
-
-def _check_scales(scales: Any) -> None:
-    if not isinstance(scales, tuple | list) or not 1 <= len(scales) <= 16:
-        _fail("scales", "be 1 to 16 numbers", scales, "for example 0.5,1,1.5")
-    for scale in scales:
-        _number("scales", scale, 0.01, LARGEST_SCALE)
-    if len(set(scales)) != len(scales):
-        _fail("scales", "differ from each other", list(scales))
+def _tuple(name: str, values: Any, least: int, most: int, low: float, high: float) -> tuple[float, ...]:
+    how_many = f"{least} to {most}" if least != most else str(least)
+    if not isinstance(values, tuple | list) or not least <= len(values) <= most:
+        _settings.fail(_OWNER, name, f"be {how_many} numbers", values, "for example 0.5,1")
+    for value in values:
+        _settings.number(_OWNER, name, value, low, high)
+    if len(set(values)) != len(values):
+        _settings.fail(_OWNER, name, "differ from each other", list(values))
+    return tuple(float(value) for value in values)

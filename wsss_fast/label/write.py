@@ -1,13 +1,15 @@
-"""Masks to disk: palette PNG files that appear whole or not at all, and never outside the output folder."""
+"""Files that appear whole or not at all, and never outside the output folder."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -43,23 +45,51 @@ PALETTE = voc_palette()
 def mask_png(values: np.ndarray) -> bytes:
     image = Image.fromarray(values)
     image.putpalette(PALETTE)
+    return png(image)
+
+
+def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 
+class Sink:
+    """An open file that counts what it is given. Enough of one for zipfile."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        write_all(self._handle, data)
+        self._digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
 class OutputFolder:
     """Writes below one folder by descriptors, so that a link planted inside is never followed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, operation: str = "label") -> None:
         self.path = path
+        self._operation = operation  # named in messages
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileExistsError:
-            raise OutputRefusedError(f"label: 'out' must be a folder, and {path} is a file") from None
+            raise OutputRefusedError(f"{operation}: 'out' must be a folder, and {path} is a file") from None
         except OSError as error:
-            raise OutputRefusedError(f"label: 'out' must be a folder that can be written, got {path}: {error.strerror}") from None
+            expected = f"be a folder that can be written, got {path}: {error.strerror}"
+            raise OutputRefusedError(f"{operation}: 'out' must {expected}") from None
 
     def close(self) -> None:
         os.close(self._root)
@@ -68,9 +98,23 @@ class OutputFolder:
     def descriptor(self) -> int:
         return self._root
 
+    def lock(self) -> bool:
+        """Whether this process alone writes here. The lock leaves nothing behind and ends with the process however that ends."""
+        try:
+            fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EAGAIN, errno.EACCES)  # else a file system without locks
+        return True
+
     def write(self, name: str, data: bytes) -> None:
-        """Replaces or creates ``name`` whole: written beside it, synced, then renamed."""
-        with self._errors(name), self._parent(name) as folder:
+        """Replaces or creates ``name`` whole."""
+        with self.replacing(name) as sink:
+            sink.write(data)
+
+    @contextlib.contextmanager
+    def replacing(self, name: str) -> Iterator[Sink]:
+        """What is written into the sink becomes ``name``: written beside it, synced, then renamed."""
+        with self.errors(name), self._parent(name) as folder:
             last = PurePosixPath(name).name
             # Derived from the name, so that whoever resumes an interrupted job also replaces what it left behind.
             temporary = f".wsss-{hashlib.sha256(os.fsencode(last)).hexdigest()[:16]}.tmp"
@@ -80,7 +124,7 @@ class OutputFolder:
             handle = os.open(temporary, flags, 0o666, dir_fd=folder)
             try:
                 try:
-                    write_all(handle, data)
+                    yield Sink(handle)
                     os.fsync(handle)
                 finally:
                     os.close(handle)
@@ -90,6 +134,15 @@ class OutputFolder:
                     os.unlink(temporary, dir_fd=folder)
                 raise
             os.fsync(folder)
+
+    def read(self, name: str) -> bytes:
+        """A regular file of ours; links are not followed. OSError or OutputRefusedError if there is none."""
+        with self._parent(name, create=False) as folder:
+            handle = os.open(PurePosixPath(name).name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OutputRefusedError("not a regular file")
+            return file.read()
 
     def size(self, name: str) -> int | None:
         """Bytes of a regular file of ours, else None; links do not count."""
@@ -102,16 +155,16 @@ class OutputFolder:
 
     def remove(self, name: str) -> None:
         """Removes a file of an earlier job, if it is still there."""
-        with self._errors(name), contextlib.suppress(FileNotFoundError), self._parent(name, create=False) as folder:
+        with self.errors(name), contextlib.suppress(FileNotFoundError), self._parent(name, create=False) as folder:
             os.unlink(PurePosixPath(name).name, dir_fd=folder)
 
     def open_append(self, name: str) -> int:
-        with self._errors(name):
+        with self.errors(name):
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             return os.open(name, flags, 0o666, dir_fd=self._root)
 
     @contextlib.contextmanager
-    def _parent(self, name: str, create: bool = True):
+    def _parent(self, name: str, create: bool = True) -> Iterator[int]:
         parts = PurePosixPath(name).parts
         if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
             raise OutputRefusedError("the output name leads out of the folder")
@@ -132,7 +185,8 @@ class OutputFolder:
             os.close(folder)
 
     @contextlib.contextmanager
-    def _errors(self, name: str):
+    def errors(self, name: str) -> Iterator[None]:
+        """Whatever the system says while `name` is written becomes one of the two errors above."""
         try:
             yield
         except OSError as error:
@@ -143,7 +197,7 @@ class OutputFolder:
             hint = "make room or rights, then run the same command again: it goes on where it stopped"
             kind = error.strerror or str(error)
             known = "" if error.errno in _NOT_THE_NAMES_FAULT else f" ({errno.errorcode.get(error.errno or 0, 'unknown')})"
-            raise OutputStoppedError(f"label: cannot write {self.path / name}: {kind}{known}. Hint: {hint}") from None
+            raise OutputStoppedError(f"{self._operation}: cannot write {self.path / name}: {kind}{known}. Hint: {hint}") from None
 
 
 def write_all(handle: int, data: bytes) -> None:

@@ -19,12 +19,12 @@ from typing import Any
 from torch import nn
 
 from wsss_fast import _settings
-from wsss_fast.methods import losses
-from wsss_fast.methods._infer import infer_cam
+from wsss_fast.methods import dcp, losses
+from wsss_fast.methods._infer import infer_cam, infer_segmentation
 from wsss_fast.methods._method import check_published
 from wsss_fast.methods._training import Training, TrainSettings
 
-__all__ = ["NAMES", "backbones", "create", "infer_cam", "losses", "settings", "training"]
+__all__ = ["NAMES", "backbones", "create", "dcp", "infer_cam", "infer_segmentation", "losses", "settings", "training"]
 
 NAMES = ("cam", "seam", "cpn", "eps", "l2g", "affinitynet", "irn", "deeplab")
 
@@ -63,20 +63,26 @@ def create(name: str, num_classes: int, backbone: str | None = None, published: 
 DATASETS = ("voc", "coco")
 
 
-def settings(name: str, published: str | None = None, dataset: str = "voc", **changes: Any) -> TrainSettings:
+def settings(
+    name: str, published: str | None = None, dataset: str = "voc", backbone: str | None = None, **changes: Any
+) -> TrainSettings:
     """How a method is trained: a frozen dataclass of the method.
 
     Args:
         name: of `create`.
         published: None, the sound reading; "paper" or "code" where they differ from it (docs/methods.md has the table).
         dataset: "voc" or "coco": whose published schedule.
-        **changes: fields of the result to set otherwise.
+        backbone: of `create`; methods that are trained alike on all of theirs pass over it.
+        **changes: fields of the result to set otherwise; for deeplab also ``head``, of `create`.
     """
     check_published("settings", published)
     if dataset not in DATASETS:
         raise ValueError(f"settings: 'dataset' must be one of {', '.join(DATASETS)}, got {dataset!r}")
-    chosen = _module(name).settings(published, dataset)
-    return _settings.changed(f"settings of {name}", chosen, changes)
+    if backbone is not None:
+        _settings.choice("settings", "backbone", backbone, _classes(name))
+    network = _network_arguments(name, backbone, changes)
+    chosen = _module(name).settings(published, dataset, **network)
+    return _settings.changed(f"settings of {name}", chosen, {key: value for key, value in changes.items() if key not in network})
 
 
 def training(
@@ -97,9 +103,18 @@ def training(
         A module whose ``forward(batch)`` gives the terms of the loss, with their sum under "total"; its ``model`` is what is
         saved and exported. ``train.parameter_groups`` and ``train.learning_rate`` make its optimiser.
     """
-    chosen = _module(name).settings(published, "voc") if settings is None else settings
     model = create(name, num_classes, backbone, published, **options)
-    return _module(name).TRAINING(model, chosen)
+    usual = _module(name).settings(published, "voc", **_network_arguments(name, backbone, options))
+    if settings is not None and not isinstance(settings, type(usual)):
+        got = type(settings).__name__
+        raise TypeError(f"training: 'settings' must be those of {name}, got {got}. Hint: methods.settings({name!r})")
+    return _module(name).TRAINING(model, usual if settings is None else settings)
+
+
+def _network_arguments(name: str, backbone: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What the settings of a method ask about its network."""
+    asked = inspect.signature(_module(name).settings).parameters
+    return {key: value for key, value in {**options, "backbone": backbone}.items() if key in asked and value is not None}
 
 
 def backbones(name: str) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
-"""Class maps of an image at several scales, mirrored and not, merged into one map a class."""
+"""Inference at several scales, mirrored and not: class maps merged into one a class, and DeepLab's segmentation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,10 @@ from torch.nn import functional
 
 from wsss_fast import ops
 from wsss_fast.methods._method import Method
-from wsss_fast.nets._common import check_pixels
+from wsss_fast.nets._common import check_choice, check_pixels
+
+if TYPE_CHECKING:
+    from wsss_fast.methods.deeplab import DeepLab
 
 
 def infer_cam(
@@ -28,7 +32,7 @@ def infer_cam(
     time so that memory is that of the largest; ``ops.cam_merge`` merges the maps of the objects.
 
     Args:
-        model: of `create`, in eval mode.
+        model: of `create`, in eval mode, or an engine (`export.load_engine`).
         image: uint8 RGB [N, 3, H, W].
         size: (H, W) of the result; default that of the image.
         scales: of the image; default those of the method.
@@ -39,20 +43,124 @@ def infer_cam(
     Returns:
         [N, C, H, W], the objects' maps from 0 to 1.
     """
+    maps, flipped = infer_maps(model, image, scales, flip)
+    size = tuple(image.shape[2:]) if size is None else size
+    return ops.cam_merge(maps, flipped, size, present, **ops.CAM_MERGE[preset or model.merge])
+
+
+@torch.inference_mode()
+def infer_maps(
+    model: Method, image: Tensor, scales: Sequence[float] | None = None, flip: bool = True
+) -> tuple[list[Tensor], list[bool]]:
+    """What `infer_cam` merges: the maps of each scale and mirror image, and whether they are mirrored."""
     if model.merge is None:
         raise ValueError(f"infer_cam: 'model' must give class maps, got '{model.name}'")
-    if model.training:
-        raise ValueError("infer_cam: 'model' must be in eval mode. Hint: model.eval()")
+    _check_evaluated("infer_cam", model)
     check_pixels("infer_cam", "image", image)
-    size = tuple(image.shape[2:]) if size is None else size
     maps, flipped = [], []
+    for scale in model.scales if scales is None else scales:
+        small = model.normalise(resized(image, scale))
+        for mirrored in (False, True) if flip else (False,):
+            maps.append(model.objects(model.forward_cam(small.flip(3) if mirrored else small)))
+            flipped.append(mirrored)
+    return maps, flipped
+
+
+def infer_segmentation(
+    model: DeepLab,
+    pixels: Tensor,
+    scales: Sequence[float] | None = None,
+    flip: bool | None = None,
+    reduce: str | None = None,
+    crf: bool | Mapping[str, Any] | None = None,
+) -> Tensor:
+    """Probabilities of the background and the classes at every pixel, as the published networks are tested.
+
+    The normalised image goes through ``forward_cam`` at each scale (bilinear), one pass at a time. "max" takes the element-wise
+    maximum of the logits on the grid of the first scale and enlarges it; "mean" enlarges the logits of each scale and averages.
+    Then softmax and, unless left out, the dense CRF.
+
+    Args:
+        model: a deeplab of `create`, in eval mode.
+        pixels: uint8 RGB [N, 3, H, W].
+        scales: of the image, above 0.
+        flip: also the mirror image at each scale.
+        reduce: "max" or "mean".
+        crf: False leaves it out; a dict of arguments of `ops.dense_crf` replaces the published ones.
+            None is, here and above, as ``model.inference`` says the network was tested.
+
+    Returns:
+        float32 [N, 1 + C, H, W]; its argmax over channels is the mask.
+
+    Memory: the result, one class more, and a forward pass of the largest scale; the CRF's work besides.
+    """
+    if not hasattr(model, "inference"):
+        raise ValueError(f"infer_segmentation: 'model' must be a deeplab, got '{getattr(model, 'name', type(model).__name__)}'")
+    _check_evaluated("infer_segmentation", model)
+    check_pixels("infer_segmentation", "pixels", pixels)
+    scales = tuple(model.inference.scales if scales is None else scales)
+    if not scales or not all(0 < scale <= 16 for scale in scales):
+        raise ValueError(f"infer_segmentation: 'scales' must be numbers above 0, at most 16, got {scales}")
+    reduce = model.inference.reduce if reduce is None else reduce
+    check_choice("infer_segmentation", "reduce", reduce, ("max", "mean"))
+    crf = model.inference.crf if crf is None or crf is True else crf
+    mirror = (False, True) if (model.inference.flip if flip is None else flip) else (False,)
     with torch.inference_mode():
-        for scale in model.scales if scales is None else scales:
-            small = model.normalise(resized(image, scale))
-            for mirrored in (False, True) if flip else (False,):
-                maps.append(model.objects(model.forward_cam(small.flip(3) if mirrored else small)))
-                flipped.append(mirrored)
-        return ops.cam_merge(maps, flipped, size, present, **ops.CAM_MERGE[preset or model.merge])
+        logits = None
+        image = model.normalise(pixels)
+        for scale in scales:
+            for mirrored in mirror:
+                found = _logits(model, image, scale, mirrored)
+                if reduce == "mean":
+                    logits = _add_enlarged(logits, found, pixels.shape[2:])
+                elif logits is None:
+                    logits = found
+                else:
+                    logits = torch.maximum(logits, bilinear(found, logits.shape[2:]))
+        del image, found
+        if reduce == "max":
+            logits = _add_enlarged(None, logits, pixels.shape[2:], align_corners=False)
+        else:
+            logits /= len(scales) * len(mirror)
+        # softmax in place
+        logits -= logits.amax(dim=1, keepdim=True)
+        logits.exp_()
+        logits /= logits.sum(dim=1, keepdim=True)
+        return logits if crf is False else ops.dense_crf(logits, pixels, **crf)
+
+
+def _logits(model: DeepLab, image: Tensor, scale: float, mirrored: bool) -> Tensor:
+    image = at_scale(image, scale)
+    logits = model.forward_cam(image.flip(3) if mirrored else image).float()
+    return logits.flip(3) if mirrored else logits
+
+
+def _add_enlarged(total: Tensor | None, logits: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
+    """A class at a time: all of them enlarged would be as large as the result."""
+    n, classes = logits.shape[:2]
+    if total is None:
+        total = logits.new_zeros(n, classes, *size)
+    for index in range(classes):
+        total[:, index : index + 1] += bilinear(logits[:, index : index + 1], size, align_corners)
+    return total
+
+
+def at_scale(image: Tensor, scale: float) -> Tensor:
+    """A normalised image in another size, as DeepLab's networks were trained: without a filter."""
+    if scale == 1:
+        return image
+    if min(image.shape[2:]) * scale < 1:
+        return bilinear(image, [max(1, int(side * scale)) for side in image.shape[2:]])
+    return functional.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def bilinear(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
+
+
+def _check_evaluated(caller: str, model: Method) -> None:
+    if model.training:
+        raise ValueError(f"{caller}: 'model' must be in eval mode. Hint: model.eval()")
 
 
 def resized(pixels: Tensor, scale: float) -> Tensor:

@@ -5,6 +5,8 @@ Maps are [N, 1 + C, H, W] with the background first unless said. A class is in t
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -85,3 +87,12 @@ def keep_strongest(maps: Tensor) -> Tensor:
     """At each place the channels that are largest keep their value; the others are 0."""
     # not `==`: a NaN stays one
     return torch.where(maps < maps.amax(dim=1, keepdim=True), 0.0, maps)
+
+
+def add_background(cam: Tensor, alpha: float) -> Tensor:
+    """Maps [..., K, H, W] from 0 to 1 -> [..., 1 + K, H, W] with (1 - max)^alpha in front. K may be 0: all is background."""
+    if not (_check.is_number(alpha) and 0 < alpha < math.inf):
+        raise ValueError(_check.complaint("background", "alpha", "be a number above 0", repr(alpha)))
+    *batch, k, h, w = cam.shape
+    strongest = cam.amax(dim=-3, keepdim=True) if k else cam.new_zeros((*batch, 1, h, w))
+    return torch.cat([(1 - strongest).clamp_(min=0) ** alpha, cam], dim=-3)

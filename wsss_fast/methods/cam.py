@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from wsss_fast.methods._method import Method, check_published, classifier
-from wsss_fast.methods._training import Training, TrainSettings
+from wsss_fast.methods._training import PSA_MOMENTUM, Training, TrainSettings
 from wsss_fast.methods.losses import soft_margin
 from wsss_fast.nets.efficientnet import EfficientNetLite0
 from wsss_fast.nets.resnet import ResNet
@@ -38,7 +38,7 @@ def losses(scores: Tensor, labels: Tensor, published: str | None = None) -> dict
 
 def settings(published: str | None, dataset: str) -> TrainSettings:
     """As PSA trains its ResNet38. Released for VOC alone."""
-    return TrainSettings(momentum={None: 0.0, "paper": 0.9, "code": 5e-4}[published])
+    return TrainSettings(momentum=PSA_MOMENTUM[published])
 
 
 class CamTraining(Training):

@@ -25,15 +25,24 @@ None       times the share  strongest channel of a place   yes          that par
 "paper"    times the share  all channels                   no           classified
 "code"     set afterwards   strongest channel of a place   yes          classified
 =========  ===============  =============================  ===========  ===============================
+
+In the settings "code" has 300 segments and grids of 224 and 448, "paper" and None 200 and 56 and 112; which are hidden is the
+`published` of ``ops.complementary_pair``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from wsss_fast import ops
+from wsss_fast import _settings, ops
+from wsss_fast._settings import setting
 from wsss_fast.methods import _maps, _method
+from wsss_fast.methods._training import PSA_MOMENTUM, Checks, Training, TrainSettings
 from wsss_fast.methods.losses import cpn_cpcr, cpn_tcp, min_pooling, soft_margin
 from wsss_fast.methods.seam import Seam
 from wsss_fast.ops import _check
@@ -111,8 +120,69 @@ def _times_share(maps: Tensor, share: Tensor, published: str | None) -> Tensor:
     return _maps.set_background(maps) * share
 
 
+@dataclass(frozen=True, kw_only=True)
+class CpnSettings(TrainSettings):
+    sizes: tuple[float, ...] = setting((448.0, 768.0), "range of the resize, drawn anew for each image")
+    epochs: int = setting(8, "passes over the training images")
+    batch: int = setting(4, "images a step, over all processes")
+    patches: str = setting("superpixels", "what is hidden: superpixels, or the cells of a grid")
+    segments: tuple[int, ...] = setting((200,), "number of superpixels; of several each image draws one")
+    grid: tuple[int, ...] = setting((56, 112), "side of the grid's cells in pixels; of several each image draws one")
+    hide: float = setting(0.5, "part of the superpixels or cells that the first of the two images hides")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check = Checks(self)
+        check.choice("patches", ("superpixels", "grid"))
+        check.wholes("segments", 1, 1_000_000)
+        check.wholes("grid", 1, 65536)
+        check.number("hide", 0, 1)
+        if self.patches == "grid" and max(self.grid) > self.crop:
+            _settings.fail("train", "grid", f"have cells of at most the crop's side, {self.crop}", self.grid)
+
+
+def settings(published: str | None, dataset: str) -> CpnSettings:
+    """Released for VOC alone."""
+    cut = {"segments": (300,), "grid": (224, 448)} if published == "code" else {}
+    return CpnSettings(momentum=PSA_MOMENTUM[published], **cut)
+
+
+def superpixels(pixels: Tensor, inside: Tensor, segments: Sequence[int]) -> Tensor:
+    """int32 [N, H, W], `ops.slic` of uint8 images, -1 at padding. Of several numbers each image draws one."""
+    if len(segments) == 1:
+        return ops.slic(pixels, segments[0], mask=inside)
+    drawn = torch.randint(len(segments), (len(pixels),)).tolist()
+    each = zip(pixels.split(1), inside.split(1), drawn, strict=True)
+    return torch.cat([ops.slic(image, segments[index], mask=mask) for image, mask, index in each])
+
+
+class CpnTraining(Training):
+    """A batch that brings ``segments`` (of `superpixels`, made by a worker) has them used; else the step makes them."""
+
+    def __init__(self, model: Cpn, settings: CpnSettings) -> None:
+        super().__init__(model, settings)
+        self.takes = ("segments",) if settings.patches == "superpixels" else ()
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        image = self.image(batch)
+        first, second, share = self.pair(image, batch)
+        return losses(self.model(image), self.model(first), self.model(second), share, batch["labels"], self.model.published)
+
+    def pair(self, image: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """The two complementary images of normalised ones, and the share that the first shows."""
+        chosen = self.settings
+        rule = {"hide": chosen.hide, "published": self.model.published}
+        if chosen.patches == "grid":
+            return ops.complementary_pair(image, grid=chosen.grid, **rule)
+        segments = batch.get("segments")
+        if segments is None:
+            segments = superpixels(batch["pixels"], batch["inside"], chosen.segments)
+        return ops.complementary_pair(image, segments, **rule)
+
+
 class Cpn(Seam):
     name = "cpn"
+    new_layers = (*Seam.new_layers, "f10.*")
     merge = "cpn"
     threshold = None  # swept on the training set
 
@@ -124,4 +194,5 @@ class Cpn(Seam):
         return ops.pcm_prcm(seed, x, self.f9(x), self.f10.weight.flatten(1), **PRCM[self.published])
 
 
+TRAINING = CpnTraining
 BACKBONES = {"resnet38": Cpn}

@@ -13,25 +13,51 @@ element-wise maximum of the logits over ``scales`` of the image, at the grid of 
 all scales, then the maximum.
 
 ``published``: "paper" averages behind VGG16's pool5, as DeepLab's Caffe model does and its PyTorch ports do not; "code"
-trains ResNet38 with batch statistics and nothing frozen, as happened in the released training.
+trains ResNet38 with batch statistics and nothing frozen, as happened in the released training, and trains and tests VGG16 with
+LargeFOV as L2G's fork does. What it changes in training besides: `DeepLabTraining`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from wsss_fast.methods._deeplab_training import HEADS, DeepLabSettings, DeepLabTraining, losses, settings
+from wsss_fast.methods._infer import at_scale, bilinear
 from wsss_fast.methods._method import Method
-from wsss_fast.nets._common import check_choice, check_image, scaled
+from wsss_fast.nets._common import batch_norms, check_choice, check_image, freeze, scaled
 from wsss_fast.nets.resnet import CaffeResNet, ResNet
 from wsss_fast.nets.resnet38 import ResNet38
 from wsss_fast.nets.vgg16 import VGG16
 
-HEADS = ("aspp", "largefov")
+__all__ = ["BACKBONES", "TRAINING", "DeepLab", "DeepLabSettings", "DeepLabTraining", "Inference", "losses", "settings"]
+
 RATES = (6, 12, 18, 24)
 FOV_RATE = 12
 SCALES = (1.0, 0.75, 0.5)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a network was tested: what `methods.infer_segmentation` does by default."""
+
+    crf: dict[str, Any]  # arguments of ops.dense_crf
+    scales: tuple[float, ...] = SCALES
+    flip: bool = False
+    reduce: str = "max"
+
+
+_LARGEFOV_CRF = {"iterations": 10, "gaussian": (3, 3), "bilateral": (121, 5, 4)}
+_ASPP_CRF = {"iterations": 10, "gaussian": (1, 3), "bilateral": (67, 3, 4)}
+_VGG16_CRF = {"iterations": 10, "gaussian": (2, 2), "bilateral": (65, 3, 4)}
+_RESNET38_CRF = {"iterations": 1, "gaussian": (3, 3), "bilateral": (32, 13, 10)}
+_RESNET38 = Inference(_RESNET38_CRF, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, reduce="mean")
+INFERENCE = {"aspp": Inference(_ASPP_CRF), "largefov": Inference(_LARGEFOV_CRF)}  # of ResNet-101, and of what was never published
+INFERENCE |= {("vgg16", "aspp"): Inference(_VGG16_CRF), ("vgg16", "largefov"): Inference(_LARGEFOV_CRF, (1.0,))}
+INFERENCE |= {("resnet38", "largefov"): _RESNET38, ("resnet38", "aspp"): _RESNET38}
 
 
 class Aspp(nn.Module):
@@ -67,6 +93,7 @@ class DeepLab(Method, nn.Module):
     """What the backbones share; they define ``forward_cam``."""
 
     name = "deeplab"
+    new_layers = ("base.aspp.*", "base.fov.*", "aspp.*", "conv_fov*", "bn_fov*", "cls_conv.*")
     background = "first"
     outputs = ("logits",)
 
@@ -85,14 +112,18 @@ class DeepLab(Method, nn.Module):
             expected = f"have sides of at least {1 / min(self.scales):.3g} pixels for scales {self.scales}"
             raise ValueError(f"deeplab: 'image' must {expected}, got {list(image.shape)}")
         every = [self.forward_cam(image)]
-        for scale in self.scales[1:]:
-            smaller = functional.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
-            every.append(self.forward_cam(smaller))
-        size = every[0].shape[2:]
+        every += [self.forward_cam(at_scale(image, scale)) for scale in self.scales[1:]]
         largest = every[0]
         for logits in every[1:]:
-            largest = torch.maximum(largest, functional.interpolate(logits, size, mode="bilinear", align_corners=False))
+            largest = torch.maximum(largest, bilinear(logits, every[0].shape[2:]))
         return [*every, largest] if self.training else largest
+
+    @property
+    def inference(self) -> Inference:
+        """How this network was tested."""
+        if self.published == "code" and (self.backbone_name, self.head) == ("vgg16", "largefov"):
+            return INFERENCE["largefov"]
+        return INFERENCE.get((self.backbone_name, self.head), INFERENCE[self.head])
 
 
 class DeepLabCaffe(DeepLab):
@@ -143,6 +174,7 @@ class DeepLabTorchvision(DeepLab):
     ) -> None:
         super().__init__(num_classes, published, backbone, head, scales)
         self.backbone = ResNet(int(backbone.removeprefix("resnet")), output_stride, width=width)
+        freeze(*batch_norms(self.backbone))
         self.output_stride = output_stride
         self.normalise = self.backbone.normalise
         sizes = self.backbone.channels["layer4"], scaled(1024, width), 1 + num_classes
@@ -165,6 +197,10 @@ class DeepLabResNet38(DeepLab):
     ) -> None:
         super().__init__(num_classes, published, "resnet38", head, scales)
         self.backbone = ResNet38(output_stride, width, frozen=published != "code")
+        # The published momentum needs thousands of steps before the statistics are those of the data.
+        momentum = 0.1 if published is None else 3e-4
+        for layer in batch_norms(self.backbone):
+            layer.momentum = momentum
         self.output_stride = output_stride
         self.normalise = self.backbone.normalise
         inputs, middle, outputs = self.backbone.channels["conv6"], scaled(512, width), 1 + num_classes
@@ -172,9 +208,9 @@ class DeepLabResNet38(DeepLab):
             self.aspp = Aspp([_branch(inputs, middle, outputs, rate) for rate in RATES])
             return
         self.conv_fov = nn.Conv2d(inputs, middle, 3, padding=FOV_RATE, dilation=FOV_RATE, bias=False)
-        self.bn_fov = nn.BatchNorm2d(middle, momentum=3e-4)
+        self.bn_fov = nn.BatchNorm2d(middle, momentum=momentum)
         self.conv_fov2 = nn.Conv2d(middle, middle, 1, bias=False)
-        self.bn_fov2 = nn.BatchNorm2d(middle, momentum=3e-4)
+        self.bn_fov2 = nn.BatchNorm2d(middle, momentum=momentum)
         self.dropout1 = nn.Dropout(0.5)
         self.cls_conv = nn.Conv2d(middle, outputs, 1)
         for layer in (self.conv_fov, self.conv_fov2, self.cls_conv):
@@ -215,6 +251,7 @@ def _start_small(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
+TRAINING = DeepLabTraining
 BACKBONES = {
     "resnet101-caffe": DeepLabCaffe,
     "vgg16": DeepLabCaffe,

@@ -7,21 +7,29 @@ place of 4,096 features. ``forward`` gives the maps [N, C + 1, h, w] and the sco
 places); ``forward_cam`` the maps.
 
 ``published`` changes nothing in the forward pass. In the losses (`losses`), "code" cuts the maps of the global network by
-RoIAlign half a cell off, as released; "paper" teaches the attention itself in patches without a salient place.
+RoIAlign half a cell off, as released; "paper" teaches the attention itself in patches without a salient place. In the settings
+"code" takes the images in the order of the list and, on VOC, the corners among its patches, and on COCO has no weight decay.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsss_fast import ops
+from wsss_fast import _settings, ops
+from wsss_fast._settings import setting
 from wsss_fast.methods import _maps, _method
+from wsss_fast.methods._training import PSA_MOMENTUM, Checks, Training, TrainSettings
 from wsss_fast.methods.losses import check_saliency, l2g_transfer, soft_margin
 from wsss_fast.methods.roi_align import roi_align
 from wsss_fast.nets.resnet38 import ResNet38
 from wsss_fast.ops import _check
+
+CROP = 448  # the side that the size of a patch is told for
 
 
 def target(
@@ -110,8 +118,106 @@ def losses(
     return {**terms, "total": sum(terms.values())}
 
 
+@dataclass(frozen=True, kw_only=True)
+class L2gSettings(TrainSettings):
+    resize: str = setting("short", "what `sizes` bounds: the long or short side, a scale, squash (both sides), or none")
+    sizes: tuple[float, ...] = setting((512.0, 512.0), "range of the resize, drawn anew for each image")
+    flip: bool = setting(False, "mirror half of the images")
+    epochs: int = setting(10, "passes over the training images")
+    batch: int = setting(3, "images a step, over all processes")
+    lr: float = setting(1e-3, "learning rate of pretrained weights; their biases have twice as much")
+    momentum: float = setting(0.9, "of SGD")
+    nesterov: bool = setting(True, "Nesterov's form of the momentum")
+    schedule: str = setting("step", "poly: (1 - t / T)^power; step: times `decay` at the epochs `decay_epochs`")
+    decay_epochs: tuple[float, ...] = setting((5.0,), "epochs (counted from 0) at which the step schedule lowers the rate")
+    shape: bool = setting(True, "learn the shape of objects from saliency maps")
+    patch: int = setting(320, "side of the patches that the local network sees, of a crop of 448 pixels; of others in proportion")
+    patches: int = setting(4, "patches an image")
+    corners: bool = setting(False, "the first four patches are the corners; the others are drawn")
+    threshold: float = setting(0.001, "attention above which a place of a patch belongs to a class (with `shape`)")
+    binary_background: bool = setting(True, "the background of the target is 0 or 1 too (with `shape`)")
+    weight: float = setting(10.0, "of the transfer")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check = Checks(self)
+        for name in ("shape", "corners", "binary_background"):
+            check.boolean(name)
+        check.whole("patch", 8, CROP)
+        check.whole("patches", 1, 1000)
+        check.number("threshold", 0, 1)
+        check.number("weight", 0, 1e6)
+        if self.corners and self.patches < 4:
+            _settings.fail("train", "patches", "be 4 or more with the corners among them", self.patches)
+
+
+def settings(published: str | None, dataset: str) -> L2gSettings:
+    code = {"shuffle": False} if published == "code" else {}
+    if dataset == "voc":
+        return L2gSettings(**code, **({"patches": 6, "corners": True} if code else {}))
+    rates = {"lr": 0.1, "momentum": PSA_MOMENTUM["code"] if code else 0.0, "nesterov": False, "schedule": "poly", "power": 0.7}
+    taught = {"threshold": 0.1, "binary_background": False, "weight": 30.0}
+    size = {"resize": "squash", "sizes": (448.0, 448.0), "batch": 12, "epochs": 15}
+    return L2gSettings(**size, **rates, **taught, **code, weight_decay=0.0 if code else 5e-4)
+
+
+class L2gTraining(Training):
+    """``model`` is the global network; ``local``, of the same kind, is trained along and needed by nobody afterwards."""
+
+    def __init__(self, model: L2g, settings: L2gSettings) -> None:
+        local = type(model)(model.num_classes, model.published, **model.options)
+        local.options = model.options
+        super().__init__(model, settings, local=local)
+        self.wants = ("saliency",) if settings.shape else ()
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        chosen, image = self.settings, self.image(batch)
+        boxes = self.boxes(len(image), *image.shape[2:])
+        saliency = None
+        if chosen.shape:
+            whole = batch["saliency"].float()
+            # 0 / 1 where nothing is salient
+            saliency = cut(whole / whole.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1), boxes)
+        local = self.local(cut(image, boxes))
+        return losses(
+            self.model.forward_cam(image),
+            local,
+            boxes,
+            batch["labels"],
+            saliency,
+            self.model.published,
+            chosen.threshold,
+            chosen.binary_background,
+            chosen.weight,
+            self.model.output_stride,
+        )
+
+    def boxes(self, images: int, height: int, width: int) -> Tensor:
+        """Int64 [R, 5] on the CPU, rows (image, x1, y1, x2, y2), those of an image together; drawn by torch's own generator.
+
+        The side is a multiple of the network's stride where the image allows. As released, the last place of each direction
+        is never drawn with "code".
+        """
+        chosen, stride = self.settings, self.model.output_stride
+        shorter = min(height, width)
+        side = min(shorter, stride * max(1, round(chosen.patch * shorter / CROP / stride)))
+        room = torch.tensor([width - side, height - side])
+        last = (room - 1).clamp(min=0) if self.model.published == "code" else room
+        drawn = (torch.rand(images, chosen.patches, 2, dtype=torch.float64) * (last + 1)).long()
+        if chosen.corners:
+            drawn[:, :4] = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]]) * room
+        image = torch.arange(images).repeat_interleave(chosen.patches)[:, None]
+        return torch.cat([image, drawn.flatten(0, 1), drawn.flatten(0, 1) + side], dim=1)
+
+
+def cut(image: Tensor, boxes: Tensor) -> Tensor:
+    """[N, C, H, W] -> [R, C, h, w], the pixels of boxes of one size."""
+    return torch.stack([image[i, :, y1:y2, x1:x2] for i, x1, y1, x2, y2 in boxes.tolist()])
+
+
 class L2g(_method.Method, ResNet38):
     name = "l2g"
+    new_layers = ("fc8.*", "f8_3.*", "f8_4.*", "f9.*")
     merge = "l2g"
     background = "last"
     scales = (0.5, 1.0, 1.5, 2.0)
@@ -137,4 +243,5 @@ class L2g(_method.Method, ResNet38):
         return cam + ops.pcm(cam, self.f9(_method.pixels_and(image, *features)))
 
 
+TRAINING = L2gTraining
 BACKBONES = {"resnet38": L2g}

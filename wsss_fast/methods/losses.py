@@ -6,6 +6,8 @@ image. Every loss is a scalar. A NaN that a loss looks at makes it NaN; classes 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -226,3 +228,65 @@ def affinitynet_pairs(planes: Tensor, labels: Tensor, radius: int = 5, border: s
     near, far = -(a + eps).log(), -(1 + eps - a).log()
     kinds = ((0.25, near, pairs.background), (0.25, near, pairs.foreground), (0.5, far, pairs.different))
     return sum(part * torch.where(kind, cost, 0.0).sum() / (kind.sum().to(a.dtype) + eps) for part, cost, kind in kinds)
+
+
+def irn_displacement(displacement: Tensor, labels: Tensor, radius: int = 10, border: str = "full") -> Tensor:
+    """IRN's loss of displacements d, the vectors (dy, dx) that lead from a place to the centre of its object::
+
+        loss = 1/2 M_foreground(|d_p - d_q - (q - p)|) + 1/2 M_background(|d_p - d_q|)
+
+    over the pairs p, q = p + offset: two places of an object point at the same centre, and in the background all vectors are
+    equal. |.| is the mean over dy and dx; M as in `affinitynet_pairs`.
+
+    Args:
+        displacement: [N, 2, h, w], in cells of the grid.
+        labels, radius, border: of `affinitynet_pairs`.
+
+    Memory is that of a few maps whatever the radius: pairs are looked at one offset after the other, and the gradient is gathered
+    along with the loss.
+    """
+    _maps.check_maps("irn_displacement", "displacement", displacement, "[N, 2, h, w]")
+    _check.tensor("irn_displacement", "labels", labels, "[N, h, w]")
+    _check.dtype("irn_displacement", "labels", labels, _check.INTEGERS)
+    n, two, h, w = displacement.shape
+    if two != 2 or list(labels.shape) != [n, h, w]:
+        expected = f"have shape [N, 2, h, w] and N, h, w of 'labels', {list(labels.shape)}"
+        raise ValueError(_check.complaint("irn_displacement", "displacement", expected, list(displacement.shape)))
+    _check.choice("irn_displacement", "border", border, ("full", "published"))
+    return _Displacement.apply(_maps.exact(displacement), labels.long(), radius, border == "published")
+
+
+class _Displacement(torch.autograd.Function):
+    """|x| has the gradient sign(x), known as soon as x is: nothing of a pair need be kept for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, d: Tensor, labels: Tensor, radius: int, published: bool) -> Tensor:
+        sums, counts = d.new_zeros(2), d.new_zeros(2)
+        gradients = [torch.zeros_like(d) for _ in sums]
+        for dy, dx in ops.affinity_offsets(radius).tolist():
+            here, there = _ends(dy, dx, *labels.shape[1:], radius - 1 if published else None)
+            p, q = labels[here], labels[there]
+            same = (p == q) & (p >= 0) & (p < 255)
+            offset = d.new_tensor([dy, dx])[:, None, None]
+            for kind, (of_kind, lead) in enumerate(((same & (p > 0), offset), (same & (p == 0), torch.zeros_like(offset)))):
+                difference = torch.where(of_kind[:, None], d[here] - d[there] - lead, 0.0)
+                sums[kind] += difference.abs().sum()
+                counts[kind] += of_kind.sum()
+                gradients[kind][here] += difference.sign()
+                gradients[kind][there] -= difference.sign()
+        weights = 1 / (4 * (counts + 1e-5))  # one half of each kind, the mean over two coordinates
+        ctx.save_for_backward(sum(weight * gradient for weight, gradient in zip(weights, gradients, strict=True)))
+        return (weights * sums).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None, None, None
+
+
+def _ends(dy: int, dx: int, h: int, w: int, margin: int | None) -> tuple[tuple, tuple]:
+    """The places p that have a partner p + (dy, dx), and these partners; with a margin those of ``ops.affinity_pairs``."""
+    bottom, left, right = (h - dy, max(-dx, 0), w - max(dx, 0)) if margin is None else (h - margin, margin, w - margin)
+    bottom, right = max(bottom, 0), max(right, left)
+    return (..., slice(0, bottom), slice(left, right)), (..., slice(dy, bottom + dy), slice(left + dx, right + dx))

@@ -16,10 +16,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsss_fast import _settings, ops
+from wsss_fast import ops
 from wsss_fast._settings import setting
 from wsss_fast.methods import _maps, _method
-from wsss_fast.methods._training import Training, TrainSettings
+from wsss_fast.methods._training import PSA_MOMENTUM, Checks, Training, TrainSettings
 from wsss_fast.methods.losses import min_pooling, seam_ecr, seam_er, soft_margin
 from wsss_fast.nets.resnet38 import ResNet38
 from wsss_fast.ops import _check
@@ -87,12 +87,12 @@ class SeamSettings(TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _settings.number("train", "second_scale", self.second_scale, 0.05, 1)
+        Checks(self).number("second_scale", 0.05, 1)
 
 
 def settings(published: str | None, dataset: str) -> SeamSettings:
     """Released for VOC alone."""
-    return SeamSettings(momentum={None: 0.0, "paper": 0.9, "code": 5e-4}[published])
+    return SeamSettings(momentum=PSA_MOMENTUM[published])
 
 
 class SeamTraining(Training):

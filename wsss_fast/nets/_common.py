@@ -75,6 +75,7 @@ def unfreeze(root: nn.Module) -> None:
     for module in root.modules():
         if hasattr(module, "frozen"):
             module.frozen = False
+    root.train(root.training)
 
 
 def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:

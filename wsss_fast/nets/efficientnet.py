@@ -12,6 +12,8 @@ behind them. Without the dilation those convolutions would see half of the conte
 every dense cell computes what the classifier computes at one of its own cells, only on a finer grid
 (``tests/test_efficientnet.py`` checks the equality), so the classifier's weights give class activation maps directly.
 
+**Frozen.** Batch normalisation runs on its stored statistics and is not trained; neither is the stem. ``train()`` keeps it so.
+
 **Alignment.** SAME padding puts the centre of the receptive field of cell p at pixel 32 p + 31, and training answered
 with filters that look up and left: what activates cell p lies, on average, at its middle 32 p + 15.5. The dense cells
 keep those filters, so cell p of the plain dense network answers for pixel 16 p + 15.5, half a cell off its own middle
@@ -121,6 +123,7 @@ class EfficientNetLite0(nn.Module):
     """``forward`` gives class scores [N, num_classes] before the softmax, ``features`` the last map [N, 1280, h, w]."""
 
     normalise = _common.Normalisation(MEAN, STD)
+    frozen = True
 
     def __init__(self, num_classes: int = 1000, output_stride: int = 32, dropout: float = 0.2) -> None:
         super().__init__()
@@ -137,6 +140,14 @@ class EfficientNetLite0(nn.Module):
         self._bn1 = _batch_norm(HEAD_CHANNELS)
         self._dropout = nn.Dropout(dropout)
         self._fc = nn.Linear(HEAD_CHANNELS, num_classes)
+        _common.freeze(self._conv_stem, *_common.batch_norms(self))
+        _common.keep_statistics(self)
+
+    def train(self, mode: bool = True) -> EfficientNetLite0:
+        super().train(mode)
+        if self.frozen:
+            _common.keep_statistics(self)
+        return self
 
     def features(self, image: Tensor) -> Tensor:
         _common.check_image("efficientnet-lite0", image)

@@ -81,6 +81,7 @@ class ResNet(nn.Module):
             blocks += [Bottleneck(outputs, middle, outputs, 1, after, projects=False) for _ in range(1, repeats)]
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             inputs, reached, dilation = outputs, reached * stride, after
+        _common.keep_statistics(self)
 
     def train(self, mode: bool = True) -> ResNet:
         super().train(mode)
@@ -176,6 +177,7 @@ class CaffeResNet(nn.Sequential):
             reached *= stride
         self.outputs = inputs
         _common.freeze(*_common.batch_norms(self))
+        _common.keep_statistics(self)
 
     def train(self, mode: bool = True) -> CaffeResNet:
         super().train(mode)

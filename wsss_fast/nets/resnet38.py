@@ -115,6 +115,7 @@ class ResNet38(nn.Module):
         self.bn7 = nn.BatchNorm2d(self.channels["conv6"])
         if frozen:
             _common.freeze(self.conv1a, self.b2, self.b2_1, self.b2_2, *_common.batch_norms(self))
+            _common.keep_statistics(self)
 
     def train(self, mode: bool = True) -> ResNet38:
         super().train(mode)

@@ -10,6 +10,7 @@ import torch
 
 IMPLEMENTATIONS = ("reference", "cpu", "simt", "cuda")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def complaint(op: str, argument: str, expected: str, got: Any, hint: str = "") -> str:

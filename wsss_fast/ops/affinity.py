@@ -130,7 +130,7 @@ def affinity_labels(labels: Tensor, radius: int = 5, *, border: str = "full") ->
     """
     _check.whole("affinity_labels", "radius", radius, 1, MAX_RADIUS)
     _check.tensor("affinity_labels", "labels", labels, "[N, H, W]")
-    _check.dtype("affinity_labels", "labels", labels, (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+    _check.dtype("affinity_labels", "labels", labels, _check.INTEGERS)
     _check.choice("affinity_labels", "border", border, ("full", "published"))
     h, w = labels.shape[1:]
     source = labels.long()

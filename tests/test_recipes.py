@@ -1,0 +1,189 @@
+"""Recipes: what is refused when one is read, and that those of the package fit together."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from wsss_fast import cli, methods, recipes
+from wsss_fast._settings import SettingsError
+from wsss_fast.cli import exit_codes
+from wsss_fast.recipes import RecipeError, schema, small, stages
+from wsss_fast.recipes.settings import KINDS
+
+GOOD = {
+    "title": "maps",
+    "dataset": "voc",
+    "train": "train",
+    "stages": [
+        {"name": "cam", "kind": "train", "method": "cam"},
+        {"name": "maps", "kind": "maps", "model": "cam", "paper": {"miou": 48, "split": "train", "source": "a paper"}},
+        {"name": "pairs", "kind": "pair_labels", "maps": "maps"},
+        {"name": "affinity", "kind": "train", "method": "affinitynet", "pairs": "pairs"},
+        {"name": "walk", "kind": "walk", "model": "affinity", "maps": "maps", "settings": {"alpha": 16}},
+        {"name": "deeplab", "kind": "train", "method": "deeplab", "masks": "walk"},
+        {"name": "end", "kind": "segment", "model": "deeplab", "split": "test"},
+    ],
+}
+
+
+def changed(change) -> dict:
+    values = copy.deepcopy(GOOD)
+    change(values, values["stages"])
+    return values
+
+
+def test_a_good_one():
+    recipe = schema.parse(GOOD, "good")
+    assert [stage.kind for stage in recipe.stages] == ["train", "maps", "pair_labels", "train", "walk", "train", "segment"]
+    assert recipe.stage("walk").inputs == {"model": "affinity", "maps": "maps"}
+    assert recipe.stage("walk").chosen().given() == {"alpha": 16}
+    assert (recipe.stage("maps").split, recipe.stage("maps").judge) == ("train", "judge")
+    assert (recipe.stage("end").split, recipe.stage("end").judge) == ("test", "test")
+    assert recipe.split("train") == "train" and recipe.split("test") is None and recipe.split("other") == "other"
+    assert recipe.final.name == "maps" and recipe.final.paper.miou == 48
+    assert [(stage.name, role) for stage, role in recipe.consumers("maps")] == [("pairs", "maps"), ("walk", "maps")]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda top, _: top.update(titel="x"), "unknown key 'titel'. Hint: did you mean 'title'?"),
+        (lambda top, _: top.pop("stages"), "'stages' is missing"),
+        (lambda top, _: top.update(stages=[]), "'stages' must be a list"),
+        (lambda top, _: top.update(dataset="city"), "'dataset' must be one of voc, coco"),
+        (lambda top, _: top.update(train=3), "'train' must be a text"),
+        (lambda _, all: all[0].pop("name"), "'name' is missing"),
+        (lambda _, all: all[0].update(name="../x"), "'name' must be small letters"),
+        (lambda _, all: all[0].update(kind="trian"), "did you mean 'train'?"),
+        (lambda _, all: all[1].update(name="cam"), "the name is taken"),
+        (lambda _, all: all[1].update(modle="cam"), "unknown key 'modle'. Hint: did you mean 'model'?"),
+        (lambda _, all: all[1].update(method="cam"), "unknown key 'method'"),
+        (lambda _, all: all[1].update(model="cem"), "which no earlier stage is called. Hint: did you mean 'cam'?"),
+        (lambda _, all: all[1].update(model="affinity"), "must come earlier"),
+        (lambda _, all: all[1].update(model=["cam"]), "'model' must name an earlier stage"),
+        (lambda _, all: all[2].update(maps="cam"), "'maps' must be a stage that gives maps, got cam, which gives model"),
+        (lambda _, all: all[4].pop("maps"), "takes maps, model; or masks, model; got model"),
+        (lambda _, all: all[4].update(model="cam"), "'model' must be of affinitynet or irn, got cam"),
+        (lambda _, all: all[6].update(model="cam"), "'model' must be of deeplab, got cam"),
+        (lambda _, all: all[3].pop("pairs"), "affinitynet learns from pairs, got no input"),
+        (lambda _, all: all[0].pop("method"), "'method' is missing"),
+        (lambda _, all: all[3].update(method="irn"), "style: thresholds in pairs"),
+        (lambda _, all: all[4].update(settings={"alhpa": 1}), "unknown setting 'alhpa'. Hint: did you mean 'alpha'?"),
+        (lambda _, all: all[4].update(settings={"alpha": "x"}), "'alpha' must be a number"),
+        (lambda _, all: all[2].update(settings={"crf": {"steps": 1}}), "unknown setting 'steps'"),
+        (lambda _, all: all[2].update(settings={"crf": 3}), "'crf' must be a mapping"),
+        (lambda _, all: all[1].update(paper={"miou": 148, "split": "a", "source": "b"}), "'miou' must be a number from 0 to 100"),
+        (lambda _, all: all[1].update(paper={"miou": 48}), "paper: 'split' is missing"),
+        (lambda _, all: all[0].update(seed=-1), "'seed' must be a whole number"),
+        (lambda _, all: all[0].update(data="../elsewhere"), "'data' must lie inside the data set"),
+        (lambda _, all: all.__setitem__(0, "cam"), "expected a mapping"),
+    ],
+)
+def test_what_does_not_fit(change, says):
+    with pytest.raises(SettingsError) as error:
+        schema.parse(changed(change), "mine")
+    assert says in str(error.value)
+
+
+def test_irn_needs_its_maps():
+    stages_of = [
+        {"name": "cam", "kind": "train", "method": "cam", "backbone": "resnet50"},
+        {"name": "maps", "kind": "maps", "model": "cam"},
+        {"name": "pairs", "kind": "pair_labels", "maps": "maps", "settings": {"style": "thresholds"}},
+        {"name": "edges", "kind": "train", "method": "irn", "pairs": "pairs"},
+        {"name": "walk", "kind": "walk", "model": "edges", "maps": "maps"},
+    ]
+    with pytest.raises(RecipeError, match="sizes: irn in maps"):
+        schema.parse({**GOOD, "stages": stages_of}, "mine")
+    stages_of[1]["settings"] = {"sizes": "irn"}
+    schema.parse({**GOOD, "stages": stages_of}, "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("a: [", "is no YAML"), ("- 1", "expected a mapping"), ("!!python/object:os.x {}", "is no YAML")]
+)
+def test_files_that_are_no_recipe(tmp_path, text, says):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=says):
+        recipes.load(tmp_path / "mine.yaml")
+
+
+def test_names_and_files(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'seam'"):
+        recipes.load("seem")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(GOOD))
+    assert recipes.load(tmp_path / "mine.yaml") == schema.parse(GOOD, "mine")
+
+
+# ---- those of the package --------------------------------------------------------------------------------------------------
+
+SHIPPED = recipes.names()
+
+
+def test_every_published_row_is_there():
+    voc = {"cam_rw", "seam", "cpn_grid", "cpn_superpixel", "eps", "eps_affinitynet", "l2g", "l2g_nosaliency", "irn", "dcp"}
+    assert set(SHIPPED) == voc | {"eps_coco", "l2g_coco", "dcp_coco"}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped(name):
+    """Every method, backbone, option and setting exists, also when the recipe is made small."""
+    recipe = recipes.load(name)
+    assert recipe.stages[-1].kind == "segment" and recipe.stages[-2].method == "deeplab"
+    for one in (recipe, small.small(recipe)):
+        for stage in one.stages:
+            if stage.kind != "train":
+                assert KINDS[stage.kind].settings is type(stage.chosen())
+                continue
+            settings = stages.train_settings(one, stage)
+            with torch.device("meta"):
+                step = methods.training(stage.method, 3, stage.backbone, stage.published, settings, **stage.options)
+            assert step.model.backbone_name == stage.backbone
+            assert set(step.wants) <= {"saliency", "segments", "mask", "affinity"}
+    assert recipe.final.paper is not None and recipe.final.paper.source
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_small(name):
+    """Narrow networks that begin at a common start, the world's lists, thresholds chosen on its images."""
+    recipe = small.small(recipes.load(name))
+    trained = [stage for stage in recipe.stages if stage.kind == "train"]
+    starts = [stage for stage in trained if stage.data is not None]
+    assert starts == list(recipe.stages[: len(starts)]) and 1 <= len(starts) <= 2
+    for stage in trained:
+        assert stage.options["width"] == small.WIDTHS[stage.backbone] <= 0.25
+        if stage not in starts:
+            assert stage.inputs["init"] == f"start-{stage.backbone}"
+            assert stages.train_settings(recipe, stage).crop == small.CROP
+    assert {recipe.split(stage.split) for stage in recipe.stages} <= {"train", "test"}
+    assert all(stage.chosen().threshold == "best" for stage in recipe.stages if stage.kind == "masks" and "maps" in stage.inputs)
+
+
+def test_settings_that_make_a_method_what_it_is_stay():
+    settings = {
+        name: stages.train_settings(made, made.stages[1]) for name in SHIPPED for made in [small.small(recipes.load(name))]
+    }
+    assert settings["cpn_grid"].patches == "grid" and settings["cpn_superpixel"].patches == "superpixels"
+    assert settings["l2g"].shape and not settings["l2g_nosaliency"].shape
+
+
+def test_the_list(capsys):
+    assert cli.main(["run", "--list"]) == exit_codes.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == SHIPPED
+    assert "64.5 on val" in next(line for line in lines if line.startswith("seam")) and "not verified" in "".join(lines)
+    assert cli.main(["run", "--list", "--json"]) == exit_codes.DONE
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["irn"]["paper"] == {"miou": 63.5, "split": "val", "verified": True}
+
+
+def test_the_list_needs_no_torch():
+    program = "import sys; from wsss_fast import cli; cli.main(['run', '--list']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60).returncode == 0

@@ -1,0 +1,47 @@
+"""What the walks of AffinityNet and IRN share: checks of their inputs, and fewer planes for a smaller radius."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wsss_fast.methods._method import Method
+from wsss_fast.ops import _check
+from wsss_fast.ops._reference.half_disc import half_disc
+
+
+def check(op: str, model: Method, pixels: Tensor, cam: Tensor, size: tuple[int, int] | None = None) -> None:
+    """`size`: of `cam`, where it is not that of the image."""
+    _check_model(op, model, pixels)
+    _check.tensor(op, "cam", cam, "[N, K, H, W]")
+    if not cam.is_floating_point():
+        raise TypeError(_check.complaint(op, "cam", "be of a float type", _check.short(cam.dtype)))
+    wanted = (len(pixels), None, *(pixels.shape[2:] if size is None else size))
+    why = "N and size of 'pixels'" if size is None else "N of 'pixels', and their size over the network's stride"
+    _check.shape(op, "cam", cam, "[N, K, H, W]", wanted, why)
+    _check.device(op, "cam", cam, "pixels", pixels)
+
+
+def check_mask(op: str, model: Method, pixels: Tensor, mask: Tensor) -> None:
+    _check_model(op, model, pixels)
+    _check.tensor(op, "mask", mask, "[N, H, W]")
+    _check.dtype(op, "mask", mask, (torch.uint8,))
+    _check.shape(op, "mask", mask, "[N, H, W]", (len(pixels), *pixels.shape[2:]), "N and size of 'pixels'")
+    _check.device(op, "mask", mask, "pixels", pixels)
+
+
+def _check_model(op: str, model: Method, pixels: Tensor) -> None:
+    name = op.partition(".")[0]
+    if getattr(model, "name", None) != name:
+        raise ValueError(_check.complaint(op, "model", f"be of the method {name}", repr(getattr(model, "name", model))))
+    if model.training:
+        raise ValueError(_check.complaint(op, "model", "be in eval mode", "training mode", "model.eval()"))
+    _check.photo(op, "pixels", pixels)
+
+
+def smaller(planes: Tensor, radius: int, wanted: int) -> Tensor:
+    """The planes of the pairs that are closer than `wanted`."""
+    if wanted == radius:
+        return planes
+    places = {offset: place for place, offset in enumerate(half_disc(radius))}
+    return planes[:, [places[offset] for offset in half_disc(wanted)]]

@@ -1,0 +1,131 @@
+"""How a recipe becomes small: the one place for the numbers of runs on the synthetic world (docs/scenes.md).
+
+Nothing here is tuned for a method. Lengths in pixels are the published ones times 96 / 448, networks are narrow, all methods
+learn for the same number of epochs with the same rates, and constants that were published for full networks are chosen on the
+training images instead. In place of ImageNet's weights every network starts from one that was trained on crops of single objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from wsss_fast.recipes.schema import Recipe, Stage, check
+from wsss_fast.recipes.settings import BEST
+
+WORLD = {"train": 1000, "test": 300, "crops": 4000, "seed": 0}
+SPLITS = {"train": "train", "judge": "train", "test": "test"}
+SAVED = "SaliencyMaps"
+CROPS = "Crops"
+CROP = 96
+EPOCHS = 3
+SCALES = (1.0, 1.5)  # at which maps are inferred, without mirror images
+WIDTHS = {"resnet38": 0.125, "resnet50": 0.25}
+
+# What all methods share. Momentum makes up for few steps: 190 in place of the published 10,000 and more.
+SHARED: dict[str, Any] = {
+    "resize": "long",
+    "sizes": (96.0, 128.0),
+    "crop": CROP,
+    "epochs": EPOCHS,
+    "batch": 16,
+    "lr": 0.02,
+    "new_rate": 2.0,
+    "weight_decay": 1e-4,
+    "jitter": (0.1, 0.1, 0.1, 0.02),
+    "freeze": False,
+    "momentum": 0.9,
+    "schedule": "poly",
+    "power": 0.9,
+    "shuffle": True,
+}
+# SEAM's smaller view keeps a grid worth comparing: 6 x 6 in place of 4 x 4.
+OWN: dict[str, dict[str, Any]] = {
+    "cam": {},
+    "seam": {"second_scale": 0.5},
+    "cpn": {"segments": (60,), "grid": (12, 24)},
+    "eps": {},
+    "l2g": {"nesterov": False},
+    "affinitynet": {"resize": "none", "epochs": 4},
+    "irn": {"resize": "scale", "sizes": (0.75, 1.25), "epochs": 4},
+    "deeplab": {"resize": "scale", "sizes": (0.75, 1.25), "size_choices": (), "accumulate": 1, "rate_every": 1},
+}
+# kept from the recipe, because they make the method what it is
+KEPT = {"shape", "patches", "tau", "lam", "binary_background", "weight", "threshold", "loss"}
+START: dict[str, Any] = {**SHARED, "sizes": (56.0, 80.0), "crop": 64, "epochs": 15, "batch": 32, "lr": 0.05}
+CRF: dict[str, Any] = {"iterations": 10, "gaussian": (1.0, 3.0), "bilateral": (17.0, 13.0, 10.0)}
+
+
+def small(recipe: Recipe) -> Recipe:
+    """The same stages on the synthetic world, with the trainings of the starting points before them."""
+    stages = tuple(_small(stage) for stage in recipe.stages)
+    backbones = sorted({stage.backbone for stage in stages if stage.kind == "train"})
+    starts = tuple(start(backbone) for backbone in backbones)
+    made = replace(recipe, stages=(*starts, *stages), **SPLITS)
+    check(made)
+    return made
+
+
+def start(backbone: str) -> Stage:
+    return Stage(
+        name=f"start-{backbone}",
+        kind="train",
+        method="cam",
+        backbone=backbone,
+        options={"width": WIDTHS[backbone]},
+        data=CROPS,
+        settings=START,
+        seed=0,  # one starting point for all seeds
+        split="train",
+        judge="none",
+    )
+
+
+def write_world(folder: Path, progress: Any = None, **changes: int) -> None:
+    """The world, unless it is there already."""
+    from wsss_fast.data import scenes
+
+    if not (folder / "world.json").is_file():
+        scenes.write(folder, **{**WORLD, **changes}, progress=progress)
+
+
+def _small(stage: Stage) -> Stage:
+    if stage.kind == "train":
+        return _small_training(stage)
+    settings = dict(stage.settings)
+    if stage.kind == "maps" and settings.get("sizes") != "irn":
+        settings |= {"scales": SCALES, "flip": False}
+    if stage.kind in ("pair_labels", "segment") or (stage.kind == "masks" and "patterns" in stage.inputs):
+        settings["crf"] = settings.get("crf") if settings.get("crf") is False else CRF
+    if stage.kind == "crf":
+        settings |= CRF
+    if "threshold" in settings:
+        settings["threshold"] = BEST
+    return replace(stage, settings=settings, split=_split(stage.split), judge=_split(stage.judge))
+
+
+def _small_training(stage: Stage) -> Stage:
+    backbone = small_backbone(stage.method, stage.backbone)
+    settings = {name: value for name, value in stage.settings.items() if name in KEPT}
+    settings |= {**SHARED, **OWN[stage.method]}
+    options = {"width": WIDTHS[backbone]}
+    if stage.method == "deeplab":
+        options["head"] = "largefov"
+    if stage.settings.get("patches") == "grid":
+        settings["patches"] = "grid"
+    inputs = stage.inputs if "init" in stage.inputs else {**stage.inputs, "init": f"start-{backbone}"}
+    return replace(
+        stage, backbone=backbone, options=options, settings=settings, inputs=inputs, split=_split(stage.split), judge="none"
+    )
+
+
+def small_backbone(method: str | None, backbone: str | None) -> str:
+    """ResNet-50 stands for the ResNets of IRN's and DCP's classifiers, ResNet38 for all other networks."""
+    resnet = method == "irn" or (method == "cam" and backbone in ("resnet50", "resnet101"))
+    return "resnet50" if resnet else "resnet38"
+
+
+def _split(name: str) -> str:
+    """Lists by name are those of real data sets; the world has two."""
+    return name if name in (*SPLITS, "none") else "judge"
