@@ -1,11 +1,12 @@
 """TensorRT: engines for one GPU, built from the ONNX file that every engine reads.
 
-path, record = trt.export_engine("seam.onnx", "seam.engine")     # built, or taken from the cache
+wsss export seam.safetensors --engine trt --out seam.engine      # built, or taken from the cache
 engine = load_engine("seam.engine")                              # only if this machine built it
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,8 +17,10 @@ from torch import nn
 
 from wsss_fast.export.onnx import whole_file, write_onnx
 from wsss_fast.export.ort import file_sha256
+from wsss_fast.export.settings import ExportSettings
 from wsss_fast.export.trt.build import EngineError, Progress, cached_engine
 from wsss_fast.export.trt.cache import EngineCache, record_path, sha256_of, write_record
+from wsss_fast.export.trt.flavour import require
 from wsss_fast.export.trt.spec import DEFAULT_SHAPES, EngineSpec, Profile, environment_of, parse_shapes, profile_of_sizes
 
 __all__ = [
@@ -25,24 +28,37 @@ __all__ = [
     "EngineError",
     "EngineSpec",
     "Profile",
+    "build_for_export",
     "cached_engine",
-    "export_engine",
     "parse_shapes",
     "profile_of_sizes",
+    "require",
 ]
 
 
-def export_engine(spec: EngineSpec, out: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Writes the engine to `out`, beside it `out`.json (what it was built of and for) and the ONNX file that it can be built from
-    again. Gives the record.
-    """
+PLUGIN_LIBRARY = "WSSS_TENSORRT_PLUGINS"
+
+
+def build_for_export(graph: Path, made: Path, settings: ExportSettings, progress: Progress | None = None) -> Path:
+    """Puts the engine of an ONNX file, from the cache or freshly built, at `made`, and its record at `made`.json."""
+    profile = parse_shapes(settings.shapes) if settings.shapes else Profile(*DEFAULT_SHAPES)
+    spec = EngineSpec(graph, settings.engine, profile, plugin_library() if settings.plugins else None)
     path, record = cached_engine(spec, progress=progress)
-    source = out.with_suffix(".onnx")
-    if source.resolve() != spec.onnx.resolve():
-        _copy(spec.onnx, source)
-    _copy(path, out)
-    write_record(record_path(out), {**record, "onnx": source.name})
-    return record
+    _copy(path, made)
+    source = made.with_suffix(".onnx")  # stands beside the engine, which can be built from it again
+    if source != graph:
+        _copy(graph, source)
+    write_record(record_path(made), {**record, "onnx": source.name})
+    return made
+
+
+def plugin_library() -> Path:
+    """The library that `export/tensorrt` builds where TensorRT's headers are."""
+    named = os.environ.get(PLUGIN_LIBRARY)
+    if not named or not Path(named).is_file():
+        hint = f"build export/tensorrt with CMake and let {PLUGIN_LIBRARY} name libwsss_tensorrt.so"
+        raise FileNotFoundError(f"export: '--plugins' needs the plugin library, got {named!r}. Hint: {hint}")
+    return Path(named)
 
 
 def load(path: Path, device: torch.device, threads: int | None = None) -> Any:
@@ -58,7 +74,7 @@ def load(path: Path, device: torch.device, threads: int | None = None) -> Any:
         from wsss_fast.export.trt.run import TrtEngine
 
         return TrtEngine(path, record, device)
-    source = path.with_name(str(told.get("onnx", "")))
+    source = path.parent / Path(str(told.get("onnx"))).name
     facts = told.get("facts", {})
     if source.suffix == ".onnx" and source.is_file() and file_sha256(source) == facts.get("onnx_sha256"):
         return _running(EngineSpec(source, str(facts["flavour"]), parse_shapes(str(facts["profile"]))), device)

@@ -39,6 +39,10 @@ def cached_engine(
         record = cache.find(facts)
         if record is None:
             record = _build(spec, facts, cache, json.loads(meta.to_json()), progress)
+    if record["plugin_layers"] < spec.require_plugins:
+        hint = "--plugins builds with the plugin library"
+        has = record["plugin_layers"]
+        raise EngineError(f"export: the engine has {has} plugin layers, {spec.require_plugins} are required. Hint: {hint}")
     return cache.engine_path(facts), record
 
 

@@ -1,8 +1,8 @@
 """Built engines and the records of how they were built.
 
-Running an engine is running its code, so an engine is loaded only if this cache built it: its SHA-256 must stand in a record here.
-The folder belongs to the user alone. A changed byte, another GPU, driver or library make it a different engine, which is built
-anew.
+Running an engine is running its code, so an engine is loaded only if this cache built it: its SHA-256 must stand in a record
+here. The folder belongs to the user alone. A changed byte, another GPU, driver or library make it a different engine, which is
+built anew.
 """
 
 from __future__ import annotations

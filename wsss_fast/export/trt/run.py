@@ -44,9 +44,8 @@ class TrtEngine(BaseEngine):
         n, _, h, w = image.shape
         if not self.profile.holds((n, h, w)):
             hint = "--shapes or --profile-from when the engine is exported"
-            raise ValueError(
-                f"{self.name}: 'image' must be within {self.profile.text()} (batch x height x width), got {n}x{h}x{w}. Hint: {hint}"
-            )
+            within = f"within {self.profile.text()} (batch x height x width)"
+            raise ValueError(f"{self.name}: 'image' must be {within}, got {n}x{h}x{w}. Hint: {hint}")
         image = image.contiguous()
         self._context.set_input_shape("image", tuple(image.shape))
         self._context.set_tensor_address("image", image.data_ptr())
