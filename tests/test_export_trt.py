@@ -108,10 +108,17 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         trt.require("trt")
 
 
-def test_plugins_need_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_need_their_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WSSS_TENSORRT_PLUGINS", raising=False)
     with pytest.raises(FileNotFoundError, match="'--plugins' needs the plugin library"):
         trt.plugin_library()
+    assert trt.plugin_library({"plugins_sha256": None}) is None
+    library = tmp_path / "plugins.so"
+    library.write_bytes(b"one")
+    monkeypatch.setenv("WSSS_TENSORRT_PLUGINS", str(library))
+    assert trt.plugin_library({"plugins_sha256": trt.file_sha256(library)}) == library
+    with pytest.raises(trt.EngineError, match="another plugin library"):
+        trt.plugin_library({"plugins_sha256": "0" * 64})
 
 
 def test_shapes() -> None:

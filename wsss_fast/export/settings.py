@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+
+from wsss_fast._settings import setting
 
 ENGINES = ("onnx", "ort", "trt", "trt-rtx", "aoti")
 SUFFIXES = {"onnx": ".onnx", "ort": ".onnx", "trt": ".engine", "trt-rtx": ".engine", "aoti": ".pt2"}
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class ExportSettings:
-    engine: str = _setting("onnx", "onnx, ort, trt, trt-rtx or aoti")
-    precision: str = _setting("fp32", "fp32, fp16 or bf16: of weights and arithmetic")
-    device: str = _setting("auto", "auto, cpu or cuda: where an ort or aoti engine is to run")
-    method: str | None = _setting(None, "of a checkpoint that does not say, or of --random-weights")
-    backbone: str | None = _setting(None, "likewise; default the method's first")
-    published: str | None = _setting(None, "likewise: paper or code")
-    num_classes: int | None = _setting(None, "object classes; with a file: what it must have")
-    random_weights: int | None = _setting(None, "a network without a checkpoint, of this seed; needs --method")
-    shapes: str | None = _setting(None, "TensorRT: least,best,most sizes, as 1x64x64,1x448x448,4x1024x1024")
-    plugins: bool = _setting(False, "TensorRT: our kernels as plugin layers; default: an engine that needs no library")
-    verify: str | None = _setting(None, "folder of images on which the engine must label as the network does")
-    masks: str | None = _setting(None, "their masks (PNG, the same stems): the report tells the mIoU too")
-    bound: float | None = _setting(None, "share of pixels that must agree; default 0.999 in fp32, 0.995 in fp16, 0.95 in bf16")
-    threads: int | None = _setting(None, "CPU threads of verification and --bench; default those of torch")
+    engine: str = setting("onnx", "onnx, ort, trt, trt-rtx or aoti")
+    precision: str = setting("fp32", "fp32, fp16 or bf16: of weights and arithmetic")
+    device: str = setting("auto", "auto, cpu or cuda: where an ort or aoti engine is to run")
+    method: str | None = setting(None, "of a checkpoint that does not say, or of --random-weights")
+    backbone: str | None = setting(None, "likewise; default the method's first")
+    published: str | None = setting(None, "likewise: paper or code")
+    num_classes: int | None = setting(None, "object classes; with a file: what it must have")
+    random_weights: int | None = setting(None, "a network without a checkpoint, of this seed; needs --method")
+    shapes: str | None = setting(None, "TensorRT: least,best,most sizes, as 1x64x64,1x448x448,4x1024x1024")
+    plugins: bool = setting(False, "TensorRT: our kernels as plugin layers; default: an engine that needs no library")
+    verify: str | None = setting(None, "folder of images on which the engine must label as the network does")
+    masks: str | None = setting(None, "their masks (PNG, the same stems): the report tells the mIoU too")
+    bound: float | None = setting(None, "share of pixels that must agree; default 0.999 in fp32, 0.995 in fp16, 0.95 in bf16")
+    threads: int | None = setting(None, "CPU threads of verification and --bench; default those of torch")
 
     def __post_init__(self) -> None:
         for name, known in (("engine", ENGINES), ("precision", PRECISIONS)):

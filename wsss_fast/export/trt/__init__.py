@@ -19,7 +19,7 @@ from wsss_fast.export.onnx import whole_file, write_onnx
 from wsss_fast.export.ort import file_sha256
 from wsss_fast.export.settings import ExportSettings
 from wsss_fast.export.trt.build import EngineError, Progress, cached_engine
-from wsss_fast.export.trt.cache import EngineCache, record_path, sha256_of, write_record
+from wsss_fast.export.trt.cache import EngineCache, read_record, record_path, sha256_of, write_record
 from wsss_fast.export.trt.flavour import require
 from wsss_fast.export.trt.spec import DEFAULT_SHAPES, EngineSpec, Profile, environment_of, parse_shapes, profile_of_sizes
 
@@ -52,12 +52,18 @@ def build_for_export(graph: Path, made: Path, settings: ExportSettings, progress
     return made
 
 
-def plugin_library() -> Path:
-    """The library that `export/tensorrt` builds where TensorRT's headers are."""
+def plugin_library(facts: dict[str, Any] | None = None) -> Path | None:
+    """The library that `export/tensorrt` builds where TensorRT's headers are; for the `facts` of an engine the one that it was
+    built with, None if it was built without.
+    """
+    if facts is not None and not facts.get("plugins_sha256"):
+        return None
     named = os.environ.get(PLUGIN_LIBRARY)
     if not named or not Path(named).is_file():
         hint = f"build export/tensorrt with CMake and let {PLUGIN_LIBRARY} name libwsss_tensorrt.so"
         raise FileNotFoundError(f"export: '--plugins' needs the plugin library, got {named!r}. Hint: {hint}")
+    if facts is not None and file_sha256(Path(named)) != facts["plugins_sha256"]:
+        raise EngineError(f"load_engine: the engine was built with another plugin library than '{named}'. Hint: export it again")
     return Path(named)
 
 
@@ -67,17 +73,18 @@ def load(path: Path, device: torch.device, threads: int | None = None) -> Any:
         spec = EngineSpec(path, "trt", Profile(*DEFAULT_SHAPES))
         return _running(spec, device)
     cache = EngineCache()
-    told = _told(path)
+    told = read_record(record_path(path)) or {}
     digest = sha256_of(path)
     record = cache.known(digest) if digest is not None else None
     if record is not None and _fits_here(record):
         from wsss_fast.export.trt.run import TrtEngine
 
-        return TrtEngine(path, record, device)
+        return TrtEngine(path, record, device, plugin_library(record["facts"]))
     source = path.parent / Path(str(told.get("onnx"))).name
     facts = told.get("facts", {})
     if source.suffix == ".onnx" and source.is_file() and file_sha256(source) == facts.get("onnx_sha256"):
-        return _running(EngineSpec(source, str(facts["flavour"]), parse_shapes(str(facts["profile"]))), device)
+        plugins = plugin_library() if facts.get("plugins_sha256") else None
+        return _running(EngineSpec(source, str(facts["flavour"]), parse_shapes(str(facts["profile"])), plugins), device)
     why = (
         "was built for another GPU, driver or library"
         if record
@@ -106,16 +113,6 @@ def _fits_here(record: dict[str, Any]) -> bool:
 
     environment = environment_of(flavour.require(record["facts"]["flavour"]).__version__)
     return all(record["facts"].get(name) == value for name, value in environment.items())
-
-
-def _told(path: Path) -> dict[str, Any]:
-    import json
-
-    try:
-        told = json.loads(record_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -8,7 +8,6 @@ built anew.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import stat
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_fast.export.onnx import whole_file
+from wsss_fast.export.ort import file_sha256
 from wsss_fast.export.trt.spec import key_of
 
 SUFFIX = ".engine"
@@ -33,7 +33,7 @@ class EngineCache:
     def find(self, facts: dict[str, Any]) -> dict[str, Any] | None:
         """The record of an engine with these facts whose file is as it was written."""
         path = self.engine_path(facts)
-        record = _read_record(record_path(path))
+        record = read_record(record_path(path))
         if record is None or record.get("facts") != facts:
             return None
         return record if sha256_of(path) == record["engine_sha256"] else None
@@ -41,7 +41,7 @@ class EngineCache:
     def known(self, digest: str) -> dict[str, Any] | None:
         """The record of an engine by the SHA-256 of its bytes: None for engines that were not built here."""
         for path in self.folder.glob("*.json"):
-            record = _read_record(path)
+            record = read_record(path)
             if record is not None and record.get("engine_sha256") == digest:
                 return record
         return None
@@ -82,13 +82,14 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def sha256_of(path: Path) -> str | None:
+    """None for a file that cannot be read."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError:
         return None
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

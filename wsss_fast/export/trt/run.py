@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class TrtEngine(BaseEngine):
                 f"load_engine: a TensorRT engine runs on a GPU, asked for {device}. Hint: --device cuda, or engine='ort'"
             )
         facts = record["facts"]
-        meta = EngineMeta.from_json(_json(record["meta"]), f"'{path.name}'")
+        meta = EngineMeta.from_json(json.dumps(record["meta"]), f"'{path.name}'")
         super().__init__(meta, facts["flavour"], device, engine_sha256=record["engine_sha256"], library=facts["library"])
         self.profile: Profile = parse_shapes(facts["profile"])
         trt = flavour.require(facts["flavour"])
@@ -58,9 +59,3 @@ class TrtEngine(BaseEngine):
         if not self._context.execute_async_v3(stream.cuda_stream):
             raise EngineError(f"{self.name}: the engine failed: " + ("; ".join(self._said[-3:]) or "no reason given"))
         return tuple(outputs)
-
-
-def _json(told: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(told)
