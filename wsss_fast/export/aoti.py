@@ -93,12 +93,3 @@ def _opened(path: Path, device: torch.device) -> tuple[Any, dict[str, str]]:
 
 def load(path: Path, device: torch.device, threads: int | None) -> AotiEngine:
     return AotiEngine(path, device, threads)
-
-
-def from_network(
-    model: nn.Module, classes: tuple[str, ...], precision: str, device: torch.device, threads: int | None
-) -> AotiEngine:
-    with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
-        path = Path(folder) / "network.pt2"
-        write_aoti(model, path, precision, classes, device)
-        return AotiEngine(path, device, threads)

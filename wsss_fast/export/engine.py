@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -223,7 +224,18 @@ def load_engine(
     from wsss_fast.export.source import network
 
     module, classes = network(model, **source)
-    return own.from_network(module, classes, precision or "fp32", place, threads)
+    precision = precision or "fp32"
+    if kind == "torch":
+        return own.from_network(module, classes, precision, place, threads)
+    with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
+        path = Path(folder) / ("network.pt2" if kind == "aoti" else "network.onnx")
+        if kind == "aoti":
+            own.write_aoti(module, path, precision, classes, place)
+        else:
+            from wsss_fast.export.onnx import write_onnx
+
+            write_onnx(module, path, precision, classes)
+        return own.load(path, place, threads)
 
 
 def _kind(model: Any, asked: str | None) -> str:

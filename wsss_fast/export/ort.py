@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsss_fast.export import foreign
 from wsss_fast.export.engine import BaseEngine
 from wsss_fast.export.missing import require
-from wsss_fast.export.onnx import write_onnx
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -69,15 +67,6 @@ def session(path: Path, device: torch.device, threads: int | None = None, **opti
 
 def load(path: Path, device: torch.device, threads: int | None) -> OrtEngine:
     return OrtEngine(path, device, threads)
-
-
-def from_network(
-    model: nn.Module, classes: tuple[str, ...], precision: str, device: torch.device, threads: int | None
-) -> OrtEngine:
-    with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
-        path = Path(folder) / "network.onnx"
-        write_onnx(model, path, precision, classes)
-        return OrtEngine(path, device, threads)
 
 
 def file_sha256(path: Path) -> str:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from wsss_fast import ops
 from wsss_fast.label.settings import LabelSettings, SettingsError
+from wsss_fast.methods import _walk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,7 @@ class ImageWalk:
         image = torch.from_numpy(guide).to(rows.device).permute(2, 0, 1)[None].float() / 255
         grid = grid_of(rows, STRIDE)
         affinity = ops.edge_affinity(image_edges(functional.adaptive_avg_pool2d(image, grid)), RADIUS)
-        out = walked(functional.adaptive_avg_pool2d(rows, grid), affinity, self._beta, self._steps)
+        out = ops.random_walk(functional.adaptive_avg_pool2d(rows, grid), affinity, RADIUS, self._beta, self._steps)
         return functional.interpolate(out, rows.shape[2:], mode="bilinear", align_corners=False)
 
 
@@ -87,14 +88,15 @@ class AffinityWalk:
         self._steps = settings.walk_steps
 
     def guide(self, pixels: np.ndarray) -> Tensor:
-        planes = self._engine.forward_cam(functional.pad(_normalised(self._engine, pixels), _beyond(pixels.shape[:2])))
+        planes = self._engine.forward_cam(
+            functional.pad(_normalised(self._engine, pixels), _walk.beyond(pixels.shape[:2], STRIDE))
+        )
         if planes.shape[1] != len(ops.affinity_offsets(RADIUS)):
             raise SettingsError(f"label: 'walk' must be an affinitynet of radius {RADIUS}, got {planes.shape[1]} planes")
         return planes.clamp_(0, 1)
 
     def spread(self, rows: Tensor, guide: Tensor) -> Tensor:
-        small = functional.avg_pool2d(functional.pad(rows, _beyond(rows.shape[2:])), STRIDE)
-        return enlarged(walked(small, guide, self._beta, self._steps), STRIDE, rows.shape[2:])
+        return _walk.by_planes(rows, guide, STRIDE, RADIUS, self._beta, self._steps)
 
 
 class IrnWalk:
@@ -114,23 +116,8 @@ class IrnWalk:
         return mean.sigmoid()
 
     def spread(self, rows: Tensor, guide: Tensor) -> Tensor:
-        small = functional.adaptive_avg_pool2d(rows, guide.shape[2:]) * (1 - guide)
-        out = walked(small, ops.edge_affinity(guide, RADIUS), self._beta, self._steps)
-        out = enlarged(out, IRN_STRIDE, rows.shape[2:])
-        return out / out.amax().clamp_min(1e-12)
-
-
-def walked(rows: Tensor, affinity: Tensor, beta: float, steps: int) -> Tensor:
-    return ops.random_walk(rows, affinity.float(), RADIUS, beta, steps)
-
-
-def enlarged(rows: Tensor, stride: int, size: tuple[int, ...]) -> Tensor:
-    return functional.interpolate(rows, scale_factor=stride, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
-
-
-def _beyond(size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Padding that makes the sides multiples of the stride."""
-    return 0, -size[1] % STRIDE, 0, -size[0] % STRIDE
+        small = functional.adaptive_avg_pool2d(rows, guide.shape[2:])
+        return _walk.by_edge(small, guide, IRN_STRIDE, rows.shape[2:], RADIUS, self._beta, self._steps)
 
 
 def grid_of(rows: Tensor, stride: int) -> tuple[int, int]:

@@ -124,18 +124,14 @@ def walk_mask(model: AffinityNet, pixels: Tensor, mask: Tensor, **settings: Any)
 
 @torch.inference_mode()
 def _walked(model: AffinityNet, pixels: Tensor, rows: Tensor, beta: float, steps: int, mode: str, impl: str | None) -> Tensor:
-    stride = model.output_stride
-    h, w = pixels.shape[2:]
-    beyond = (0, -w % stride, 0, -h % stride)
-    planes = model.forward_cam(functional.pad(model.normalise(pixels), beyond)).float()
-    rows = functional.avg_pool2d(functional.pad(rows, beyond), stride)
-    radius, border = model.radius, "full"
+    stride, radius, border = model.output_stride, model.radius, "full"
+    padding = _walk.beyond(pixels.shape[2:], stride)
+    planes = model.forward_cam(functional.pad(model.normalise(pixels), padding)).float()
     if model.published == "code":
-        border, side = "published", min(rows.shape[2:])
+        border, side = "published", min(planes.shape[2:])
         radius = max((side - 1) // 2, 1) if side < 2 * radius + 1 else radius
     planes = _walk.smaller(planes, model.radius, radius)
-    rows = ops.random_walk(rows, planes, radius, beta, steps, mode, border=border, impl=impl)
-    return functional.interpolate(rows, scale_factor=stride, mode="bilinear", align_corners=False)[..., :h, :w]
+    return _walk.by_planes(rows, planes, stride, radius, beta, steps, mode, border, impl)
 
 
 class AffinityNet(Method):

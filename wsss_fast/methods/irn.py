@@ -156,12 +156,8 @@ def walk(
     _walk.check("irn.walk", model, pixels, cam, _grid(size))
     edge = _edge(model, pixels)
     # the released code pads the edges by `radius` so that no pixel lacks a pair: those are the pairs of border="full"
-    planes = ops.edge_affinity(edge, radius, impl=impl)
-    rows = ops.random_walk(cam.float() * (1 - edge), planes, radius, beta, steps, mode, impl=impl)
-    if rows.shape[1]:
-        rows = functional.interpolate(rows, scale_factor=STRIDE, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
-        rows = rows / rows.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
-    return torch.cat([rows.new_full((len(rows), 1, *size), background), rows.reshape(len(rows), -1, *size)], dim=1)
+    rows = _walk.by_edge(cam.float(), edge, STRIDE, size, radius, beta, steps, mode, impl)
+    return torch.cat([rows.new_full((len(rows), 1, *size), background), rows], dim=1)
 
 
 def _edge(model: Irn, pixels: Tensor) -> Tensor:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from wsss_fast.export.onnx import whole_file, write_onnx
+from wsss_fast.export.onnx import whole_file
 from wsss_fast.export.ort import file_sha256
 from wsss_fast.export.settings import ExportSettings
 from wsss_fast.export.trt.build import EngineError, Progress, cached_engine
@@ -92,13 +90,6 @@ def load(path: Path, device: torch.device, threads: int | None = None) -> Any:
     )
     hint = "wsss export --onnx FILE --engine trt builds it from its ONNX file"
     raise EngineError(f"load_engine: '{path}' {why}, and is not loaded. Hint: {hint}")
-
-
-def from_network(model: nn.Module, classes: tuple[str, ...], precision: str, device: torch.device, threads: int | None) -> Any:
-    with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
-        path = Path(folder) / "network.onnx"
-        write_onnx(model, path, precision, classes)
-        return load(path, device, threads)
 
 
 def _running(spec: EngineSpec, device: torch.device) -> Any:
