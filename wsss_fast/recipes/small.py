@@ -25,7 +25,7 @@ EPOCHS = 3
 PUBLISHED_STEPS = 256  # of walks that do not say theirs
 STEPS = (CROP / 448) ** 2  # of walks, in place of each published one
 IRN_BACKGROUND = 0.15  # at which IRN judges the class maps that its thresholds are for
-SCALES = (1.0, 1.5)  # at which maps are inferred, without mirror images
+SCALES = (1.0, 1.5)  # at which networks are inferred, without mirror images
 WIDTHS = {"resnet38": 0.125, "resnet50": 0.25}
 
 # What all methods share. Momentum makes up for few steps: 190 in place of the published 10,000 and more.
@@ -108,7 +108,7 @@ def _small(recipe: Recipe, stage: Stage) -> Stage:
     if "threshold" in settings:
         settings["threshold"] = BEST
     if stage.kind == "segment":  # all networks are trained, and so tested, in the same way
-        settings = {"crf": settings["crf"]}
+        settings = {"crf": settings["crf"], "scales": SCALES, "flip": False}
     if stage.kind == "walk":
         settings |= _small_walk(recipe, stage)
     if stage.kind == "pair_labels":
