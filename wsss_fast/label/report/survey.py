@@ -78,10 +78,10 @@ def survey(out: Path, plan: Plan, class_names: tuple[str, ...], shown: int) -> S
     """Of the images of the plan, those of all shards. The last row of an image counts."""
     places = {name: index for index, name in enumerate(class_names)}
     told = Survey(len(plan.names), shown, [0] * len(class_names), [0.0] * len(class_names))
-    last = array("Q", bytes(8 * len(plan.names)))
+    last = array("Q", [0]) * len(plan.names)
     for ordinal, number, _ in _numbered(out, plan):
         last[number] = ordinal
-    few = max(1, shown // 4)
+    few = shown // 4  # so that all groups together are no more
     groups = {"uncertain": _Smallest(few), "largest": _Smallest(few), "without": _Smallest(few), "sample": _Smallest(shown)}
     for ordinal, number, row in _numbered(out, plan):
         if last[number] != ordinal:
@@ -171,7 +171,7 @@ class _Smallest:
         entry = (-key, -image.number, image)
         if len(self._heap) < self._most:
             heapq.heappush(self._heap, entry)
-        elif entry > self._heap[0]:
+        elif self._heap and entry > self._heap[0]:
             heapq.heapreplace(self._heap, entry)
 
     def images(self) -> list[Labelled]:
