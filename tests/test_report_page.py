@@ -107,8 +107,8 @@ def test_keys_go_from_picture_to_picture(chromium, index):
     chromium.run("document.querySelector('.open').focus()")
     for key, expected in (
         ("ArrowRight", 1),
-        ("ArrowDown", 5),
-        ("ArrowLeft", 4),
+        ("ArrowDown", 4),
+        ("ArrowLeft", 3),
         ("ArrowUp", 0),
         ("ArrowLeft", 0),
         ("End", 5),

@@ -19,7 +19,7 @@ from wsss_fast.label.lock import Lock, LockedError
 from wsss_fast.label.read import ImageError
 from wsss_fast.label.report import page
 from wsss_fast.label.report.pictures import ENDINGS, pictures_of
-from wsss_fast.label.report.survey import Survey, survey
+from wsss_fast.label.report.survey import Survey, take_survey
 from wsss_fast.label.write import OutputFolder, OutputRefusedError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def report(job: Job, folder: OutputFolder, decoders: Decoders, progress: Progres
     except LockedError:
         return False
     try:
-        told = survey(folder.path, job.plan, tuple(job.model.class_names), job.settings.report_images)
+        told = take_survey(folder.path, job.plan, tuple(job.model.class_names), job.settings.report_images)
         if told.waiting:
             logger.info("%d images are still to be labelled by other shards: the last one writes the report", told.waiting)
             return False

@@ -74,7 +74,7 @@ class Survey:
         return sorted({image.number: image for group in self.groups.values() for image in group}.values(), key=lambda i: i.number)
 
 
-def survey(out: Path, plan: Plan, class_names: tuple[str, ...], shown: int) -> Survey:
+def take_survey(out: Path, plan: Plan, class_names: tuple[str, ...], shown: int) -> Survey:
     """Of the images of the plan, those of all shards. The last row of an image counts."""
     places = {name: index for index, name in enumerate(class_names)}
     told = Survey(len(plan.names), shown, [0] * len(class_names), [0.0] * len(class_names))
