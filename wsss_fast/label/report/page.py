@@ -65,6 +65,7 @@ def render(out: Path, header: dict[str, Any], told: Survey, cards: list[Card]) -
         classes=_classes(told, names),
         coverage_about=_coverage_about(told),
         coverage_label=_coverage_label(told),
+        coverage_most=_count(max(told.coverage), "image"),
         columns=_columns(told),
         failures_about=_failures_about(told),
         failures=_failures(told),
@@ -114,7 +115,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return "under 1 %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")
+    return "<1 %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")
 
 
 def _lede(told: Survey, model: dict[str, Any]) -> str:
@@ -206,13 +207,14 @@ def _classes_about(told: Survey, names: list[str]) -> str:
 
 def _classes(told: Survey, names: list[str]) -> _Markup:
     order = sorted(range(len(names)), key=lambda index: (-told.class_images[index], -told.class_pixels[index], index))
+    most = max(told.class_images, default=0)
     return _joined(
         _part(
             "class",
             swatch=_swatch(index),
             name=names[index],
             images=f"{told.class_images[index]:,}",
-            width=f"{100 * told.class_images[index] / told.labelled:.2f}",
+            width=f"{100 * told.class_images[index] / most:.2f}",
             pixels=_percent(told.class_pixels[index] / told.pixels),
         )
         for index in order[:_CLASSES_SHOWN]
@@ -269,7 +271,7 @@ def _failures(told: Survey) -> _Markup:
     if not told.failed:
         return _Markup()
     reasons = [(reason, f"{count:,}") for reason, count in told.reasons.most_common(50)]
-    return _joined((_table("reasons", "reason", "images", reasons), _table("images", "image", "reason", told.failures)))
+    return _joined((_table("reasons", "reason", "images", reasons), _table("failed", "image", "reason", told.failures)))
 
 
 def _table(kind: str, first: str, second: str, rows: list[tuple[str, str]]) -> _Markup:
