@@ -60,7 +60,7 @@ def render(out: Path, header: dict[str, Any], told: Survey, cards: list[Card]) -
         figures=_figures(told),
         images_about=_images_about(told, cards),
         groups=_groups(told, cards),
-        cards=_joined(_card(card, told, names) for card in cards),
+        cards=_cards(cards, told, names),
         classes_about=_classes_about(told, names),
         classes=_classes(told, names),
         coverage_about=_coverage_about(told),
@@ -153,16 +153,21 @@ def _groups(told: Survey, cards: list[Card]) -> _Markup:
     return _joined(_part("group", name=name, text=text, count=f"{count:,}") for name, text, count in chosen)
 
 
-def _card(card: Card, told: Survey, names: list[str]) -> _Markup:
+def _cards(cards: list[Card], told: Survey, names: list[str]) -> _Markup:
+    ranks: dict[int, list[str]] = {card.image.number: [] for card in cards}
+    for group, images in told.groups.items():
+        for place, image in enumerate(images):
+            ranks[image.number].append(f'data-{group}="{place}"')
+    return _joined(_card(card, _Markup(" ".join(ranks[card.image.number])), names) for card in cards)
+
+
+def _card(card: Card, ranks: _Markup, names: list[str]) -> _Markup:
     image = card.image
-    ranks = {
-        group: [other.number for other in images].index(image.number) for group, images in told.groups.items() if image in images
-    }
     about = ", ".join(names[item.index] for item in image.found[:_CHIPS_SHOWN]) or "no class"
     return _part(
         "card",
         name=image.name,
-        ranks=_Markup(" ".join(f'data-{group}="{place}"' for group, place in ranks.items())),
+        ranks=ranks,
         layers=_layers(card, about) if card.files else _part("missing", trouble=card.trouble),
         size=f"{image.width} × {image.height}, {_percent(image.coverage)} covered",
         chips=_chips(image, names),
