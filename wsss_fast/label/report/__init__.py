@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]  # pictures made, of how many
 
 
 def report(job: Job, folder: OutputFolder, decoders: Decoders, progress: Progress) -> bool:
-    """Writes the report of a job whose rows are in the manifest; False where another shard will write it."""
+    """Writes the report of a job whose rows are in the manifest; False while images have no row: the last shard writes it."""
     try:
         lock = Lock(folder, ".wsss-lock-report")
     except LockedError:
@@ -44,7 +44,7 @@ def report(job: Job, folder: OutputFolder, decoders: Decoders, progress: Progres
     try:
         told = take_survey(folder.path, job.plan, tuple(job.model.class_names), job.settings.report_images)
         if told.waiting:
-            logger.info("%d images are still to be labelled by other shards: the last one writes the report", told.waiting)
+            logger.info("%d images are not labelled yet, perhaps by other shards: the report waits for them", told.waiting)
             return False
         _refuse_foreign(folder)
         header = manifest.read_header(folder.path)
