@@ -97,10 +97,18 @@ def label_folder(
     from wsss_fast.label.write import OutputStoppedError
 
     started = time.monotonic()
+    picturing = False
     values = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
     with ProgressLine("labelling", hidden=quiet or as_json) as progress:
 
         def report(summary: Any, result: Any) -> None:
+            nonlocal picturing
+            if summary.pictured is not None:
+                if not picturing:
+                    picturing = True
+                    progress.begin("making the report")
+                progress.update(*summary.pictured)
+                return
             progress.update(summary.labelled + summary.skipped + summary.failed, summary.total)
             if result is not None and result.status == "failed":
                 progress.complain(f"{printable(result.image)}: {result.reason}")
@@ -120,7 +128,16 @@ def label_folder(
         sys.stdout.write(json.dumps(_for_machines(summary, seconds)) + "\n")
     elif not quiet:
         sys.stdout.write(_for_people(summary, seconds))
+    if summary.report_failure is not None:
+        return _report_failure(summary.report_failure)
     return exit_codes.SOME_FAILED if summary.failed else exit_codes.DONE
+
+
+def _report_failure(error: Exception) -> int:
+    from wsss_fast.label.write import OutputStoppedError
+
+    sys.stderr.write(f"{PROG}: the masks are complete, the report is not: {printable(str(error) or type(error).__name__)}\n")
+    return exit_codes.STOPPED if isinstance(error, OutputStoppedError) else exit_codes.ERROR
 
 
 def _for_machines(summary: Any, seconds: float) -> dict[str, Any]:
@@ -131,6 +148,7 @@ def _for_machines(summary: Any, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "out": str(summary.out),
         "manifest": str(summary.out / "manifest.jsonl"),
+        "report": None if summary.report is None else str(summary.report),
         "failures": failures,
     }
 
@@ -143,6 +161,8 @@ def _for_people(summary: Any, seconds: float) -> str:
         parts.append(f"{summary.failed} failed")
     place = printable(str(Path(summary.out)))
     text = f"{summary.total} images in {seconds:.1f} s: {', '.join(parts)}. Masks and manifest.jsonl: {place}\n"
+    if summary.report is not None:
+        text += f"Report: {printable(str(summary.report))}\n"
     if summary.empty:
         text += f"{summary.empty} without any class (all background). Hint: --present lowers the bar for a class\n"
     return text

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,15 @@ Report = Callable[[PlannedImage, Row | None, Mask | None], None]  # a row; None 
 class _Batch:
     size: int
     rows: list[Future[Row]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Again:
+    """An image read and predicted once more."""
+
+    picture: Picture
+    prediction: Prediction
+    labels: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,15 @@ class Job:
             raise
         writers.close()
         return computed
+
+    def again(self, numbers: Iterable[int], decoders: Decoders) -> Iterator[Again | ImageError]:
+        """Images of the plan once more, for the report."""
+        for image, outcome in decoders.ahead((image, self.plan.location(image)) for image in map(self.plan.__getitem__, numbers)):
+            try:
+                labels = self._labels(image)
+                yield Again(*self._predict(outcome, labels), labels)
+            except ImageError as error:
+                yield error
 
     def _unfinished(
         self, folder: OutputFolder, job: manifest.Manifest, batches: deque[_Batch]

@@ -126,12 +126,7 @@ def _from_logits(
     prediction: Prediction, picture: Picture, settings: LabelSettings, labels: tuple[int, ...] | None, wide: bool
 ) -> Mask:
     """A segmentation network: the mean of its logits over scales and flips; every class competes unless labels say which."""
-    size = picture.pixels.shape[:2]
-    flipped = prediction.flipped or (False,) * len(prediction.maps)
-    total = 0
-    for plane, mirrored in zip(prediction.maps, flipped, strict=True):
-        total = total + _resized((plane.flip(-1) if mirrored else plane)[None].float(), size)
-    logits = total / len(prediction.maps)
+    logits = _mean_logits(prediction, picture.pixels.shape[:2])
     if labels is None:
         winners = logits[0].argmax(dim=0).unique().tolist()
         chosen = tuple(index - 1 for index in winners if index > 0)
@@ -146,6 +141,29 @@ def _from_logits(
         planes = [_bytes(_enlarged(plane, full)) for plane in _by_class(scores[0, 1:], chosen)]
         maps = {"": np.stack(planes)} if planes else _no_maps(settings, full)
     return Mask(_largest(scores[0], chosen, full, settings.uncertain, wide), chosen, (), maps)
+
+
+def _mean_logits(prediction: Prediction, size: tuple[int, int]) -> Tensor:
+    flipped = prediction.flipped or (False,) * len(prediction.maps)
+    total = 0
+    for plane, mirrored in zip(prediction.maps, flipped, strict=True):
+        total = total + _resized((plane.flip(-1) if mirrored else plane)[None].float(), size)
+    return total / len(prediction.maps)
+
+
+def foreground(prediction: Prediction, classes: tuple[int, ...], size: tuple[int, int], settings: LabelSettings) -> np.ndarray:
+    """float32 [H, W] from 0 to 1: the largest of the classes' merged maps, before background, walk and CRF; of a segmentation
+    network the largest of their probabilities."""
+    import torch
+
+    if not classes:
+        return np.zeros(size, np.float32)
+    with torch.inference_mode():
+        if settings.merge is None:
+            planes = _mean_logits(prediction, size)[:, [0, *(index + 1 for index in classes)]].softmax(dim=1)[:, 1:]
+        else:
+            planes = _merge(prediction, classes, size, settings)
+        return planes[0].amax(dim=0).clamp(0, 1).cpu().numpy()
 
 
 def _pair(merged: Tensor, picture: Picture, present: Present, settings: LabelSettings) -> Mask:

@@ -66,6 +66,8 @@ class LabelSettings:
     format: str = setting("palette", "palette, index, npz, alpha, coco, panoptic, cvat or labelstudio")
     alphas: tuple[float, ...] = setting((4.0, 24.0), "of --format alpha: strong and weak background")
     overlay: bool = _neutral(False, "also write OUT/overlays: image and mask side by side")
+    report: bool = _neutral(False, "also write OUT/report/index.html: counts, classes, failures, images with CAM and mask")
+    report_images: int = _neutral(60, "most images that the report shows; each is predicted once more")
     # how the work is done
     split: str | None = _neutral(None, "images of a VOC folder: a list in ImageSets, as trainaug")
     root: str | None = _neutral(None, "folder of the images that a list or a COCO file names (default: the file's own)")
@@ -83,7 +85,7 @@ class LabelSettings:
                 _settings.choice(_OWNER, name, getattr(self, name), choices)
         for name, choices in (("exif", EXIF_RULES), ("device", DEVICES), ("format", FORMATS)):
             _settings.choice(_OWNER, name, getattr(self, name), choices)
-        for name in ("flip", "overlay", "crf"):
+        for name in ("flip", "overlay", "report", "crf"):
             _settings.boolean(_OWNER, name, getattr(self, name))
         for name, (low, high) in _WHOLE.items():
             if getattr(self, name) is not None:
@@ -145,6 +147,7 @@ _WHOLE = {
     "base_side": (32, LARGEST_SIDE),
     "max_side": (32, LARGEST_SIDE),
     "walk_steps": (0, 1_000_000),
+    "report_images": (0, 2000),
     "batch": (1, 4096),
     "max_pixels": (1, 178_000_000),  # beyond that Pillow refuses
     "max_bytes": (1, 1 << 40),
