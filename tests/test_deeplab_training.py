@@ -234,6 +234,21 @@ def test_inference_as_published() -> None:
     assert relative_error(asked, expected) < 1e-4  # softmax of the logarithm
 
 
+@torch.inference_mode()
+def test_inference_on_squares() -> None:
+    """As DCP tested: the image squeezed to squares, scores averaged."""
+    pixels = scenes(2, 48)[0][:, :, :40]
+    model = lively(methods.create("deeplab", 2, "vgg16", head="largefov", width=1 / 16))
+    image, total = model.normalise(pixels), torch.zeros(2, 3, 40, 48, dtype=torch.float64)
+    for side in (24, 33, 41):
+        logits = model.forward_cam(functional.interpolate(image, (side, side), mode="bilinear", align_corners=False))
+        total += functional.interpolate(logits.double(), (40, 48), mode="bilinear", align_corners=True)
+    found = methods.infer_segmentation(model, pixels, squares=(24, 33, 41), reduce="mean", crf=False)
+    assert relative_error(found, (total / 3).softmax(1)) < 1e-5
+    refined = methods.infer_segmentation(model, pixels, squares=(24, 33, 41), reduce="mean")
+    assert relative_error(refined, ops.dense_crf(found, pixels, **model.inference.crf)) < 1e-4
+
+
 def test_inference_table() -> None:
     def told(backbone: str, head: str, published: str | None = None) -> deeplab.Inference:
         with torch.device("meta"):
@@ -264,6 +279,10 @@ def test_wrong_inference() -> None:
         methods.infer_segmentation(model, pixels.float())
     with pytest.raises(ValueError, match="'scales' must be numbers above 0"):
         methods.infer_segmentation(model, pixels, scales=(0,))
+    with pytest.raises(ValueError, match="'squares' must be whole numbers from 1 to 16384, got \\(0,\\)"):
+        methods.infer_segmentation(model, pixels, squares=(0,))
+    with pytest.raises(ValueError, match="'squares' come in place of 'scales'"):
+        methods.infer_segmentation(model, pixels, squares=(8,), scales=(1,))
     with pytest.raises(ValueError, match="'reduce' must be one of max, mean"):
         methods.infer_segmentation(model, pixels, reduce="sum")
     with pytest.raises(ValueError, match="'model' must be a deeplab, got 'cam'"):

@@ -174,6 +174,34 @@ def test_settings_that_make_a_method_what_it_is_stay():
     assert settings["l2g"].shape and not settings["l2g_nosaliency"].shape
 
 
+@pytest.mark.parametrize("name", ["dcp", "dcp_coco"])
+def test_dcp_is_trained_and_tested_as_published(name):
+    recipe = recipes.load(name)
+    assert recipe.stage("patterns").chosen().images == {"dcp": 800, "dcp_coco": 2000}[name]
+    for stage in (recipe.stage("deeplab"), recipe.stage("again")):
+        chosen = stages.train_settings(recipe, stage)
+        assert (chosen.optimiser, chosen.lr, chosen.lr * chosen.new_rate, chosen.loss) == ("adam", 5e-6, 1e-4, "grid")
+        assert (chosen.resize, chosen.sizes, chosen.crop) == ("squash", (328.0, 328.0), 328)
+        assert (chosen.batch, chosen.epochs, chosen.schedule, chosen.decay_epochs) == (16, 20, "step", ())
+    for stage in ("first-masks", "first-predictions", "predictions"):
+        chosen = recipe.stage(stage).chosen()
+        assert (chosen.squares, chosen.reduce, chosen.crf) == ((241, 328, 401), "mean", None)
+    assert recipe.stage("again").inputs == {"masks": "first-masks"}  # from scratch, on what the first network finds
+
+
+def test_small_deeplabs_are_alike():
+    """What a recipe says about DeepLab is for full networks: on scenes all are trained and tested in one way."""
+    told = set()
+    for name in SHIPPED:
+        made = small.small(recipes.load(name))
+        for stage in made.stages:
+            if stage.method == "deeplab":
+                told.add(stages.train_settings(made, stage))
+            elif stage.kind == "segment":
+                told.add(stage.chosen())
+    assert len(told) == 2
+
+
 def test_the_list(capsys):
     assert cli.main(["run", "--list"]) == exit_codes.DONE
     lines = capsys.readouterr().out.splitlines()

@@ -52,7 +52,7 @@ OWN: dict[str, dict[str, Any]] = {
     "deeplab": {"resize": "scale", "sizes": (0.75, 1.25), "size_choices": (), "accumulate": 1, "rate_every": 1},
 }
 # kept from the recipe, because they make the method what it is
-KEPT = {"shape", "patches", "tau", "lam", "binary_background", "weight", "threshold", "loss"}
+KEPT = {"shape", "patches", "tau", "lam", "binary_background", "weight", "threshold"}
 START: dict[str, Any] = {**SHARED, "sizes": (56.0, 80.0), "crop": 64, "epochs": 15, "batch": 32, "lr": 0.05}
 CRF: dict[str, Any] = {"iterations": 10, "gaussian": (1.0, 3.0), "bilateral": (17.0, 13.0, 10.0)}
 
@@ -100,6 +100,8 @@ def _small(stage: Stage) -> Stage:
         settings["crf"] = settings.get("crf") if settings.get("crf") is False else CRF
     if stage.kind == "crf":
         settings |= CRF
+    if stage.kind == "segment":  # all networks are trained, and so tested, in the same way
+        settings = {"crf": settings["crf"]}
     if "threshold" in settings:
         settings["threshold"] = BEST
     return replace(stage, settings=settings, split=_split(stage.split), judge=_split(stage.judge))

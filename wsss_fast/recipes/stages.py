@@ -238,8 +238,8 @@ def segment(work: Work) -> dict[str, Any]:
 
     def make(name: str) -> Iterator[tuple[str, bytes]]:
         pixels = _pixels(work, dataset, name)
-        given = {"scales": settings.scales, "flip": settings.flip, "reduce": settings.reduce, "crf": refine}
-        scores = methods.infer_segmentation(model, pixels, **given)
+        given = {name: getattr(settings, name) for name in ("scales", "flip", "reduce", "squares")}
+        scores = methods.infer_segmentation(model, pixels, crf=refine, **given)
         yield ".png", mask_png(scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy())
 
     _each(work, dataset, ".png", make)
