@@ -161,6 +161,28 @@ def test_changed_labels(copy, voc, tmp_path):
         go(other, copy)
 
 
+def test_a_changed_truth(copy, voc, tmp_path):
+    other = shutil.copytree(voc, tmp_path / "voc")
+    mask = other / "SegmentationClassAug" / f"{data_worlds.IDS[2]}.png"
+    data_worlds.repaint(mask, 1)
+    with pytest.raises(RecipeError, match=r"02-maps was made otherwise:\n  judge\.sha256") as error:
+        go(other, copy)
+    assert "Hint: --from maps" in str(error.value)
+
+
+def test_changed_saliency_maps(voc, tmp_path):
+    """Of a stage that is done and of one that was stopped; the size of the file is the same."""
+    other = shutil.copytree(voc, tmp_path / "voc")
+    saliency = other / "saliency" / f"{data_worlds.IDS[2]}.png"
+    data_worlds.repaint(saliency, 0)
+    values = {**TWO, "stages": [{"name": "eps", "method": "eps", **TRAIN}]}
+    for name, stop, value in (("done", 99, 77), ("stopped", 0, 78)):
+        go(other, tmp_path / name, values, saliency="saliency", told=Told(stop=After(stop)))
+        data_worlds.repaint(saliency, value)
+        with pytest.raises(RecipeError, match=r"01-eps was made otherwise:\n  data\.sha256"):
+            go(other, tmp_path / name, values, saliency="saliency")
+
+
 def test_an_input_that_was_made_anew_elsewhere(copy, voc):
     shutil.rmtree(copy / "01-cam")
     with pytest.raises(RecipeError, match="02-maps is done, and cam, which it was made of, is not"):

@@ -154,7 +154,7 @@ def test_adam_by_hand() -> None:
 
 
 def test_settings_of_the_optimiser() -> None:
-    with pytest.raises(SettingsError, match="'optimiser' must be one of sgd, adam, got 'adamw'. Hint"):
+    with pytest.raises(SettingsError, match=r"'optimiser' must be one of sgd, adam, got 'adamw'\. Hint"):
         TrainSettings(optimiser="adamw")
     with pytest.raises(SettingsError, match="'momentum' must be 0 with adam"):
         TrainSettings(optimiser="adam", momentum=0.9)
