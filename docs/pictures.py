@@ -150,7 +150,7 @@ def label_walk_crf() -> Image.Image:
     walk = {"walk": "image", "alpha": 2.0, "walk_steps": 16}
     palette = torch.tensor(PALETTE, dtype=torch.uint8).reshape(256, 3)
     with TemporaryDirectory() as folder:
-        paths = [str(path) for path in write_photos(Path(folder))]
+        paths = sorted(str(path) for path in write_photos(Path(folder)))  # the order of the results
         photos = [np.array(Image.open(path)) for path in paths]
         runs = [label(paths, "efficientnet-lite0", workers=0, **given).results for given in ({}, walk, {**walk, "crf": True})]
     panels = []

@@ -14,6 +14,7 @@ from wsss_fast import methods, ops
 from wsss_fast._settings import SettingsError
 from wsss_fast.methods import deeplab
 from wsss_fast.methods._training import Training
+from wsss_fast.train.optimiser import make_optimiser, parameter_groups
 
 NETWORKS = [("resnet101-caffe", "aspp"), ("resnet101-caffe", "largefov"), ("vgg16", "aspp"), ("vgg16", "largefov")]
 NETWORKS += [("resnet38", "largefov"), ("resnet50", "aspp")]
@@ -165,6 +166,48 @@ def test_faults_of_released_code() -> None:
     norms = [layer for layer in batch_statistics.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert all(layer.training and layer.momentum == 3e-4 and not layer.weight.requires_grad for layer in norms)
     assert batch_statistics.backbone.conv1a.weight.requires_grad
+
+
+@pytest.mark.parametrize("published", [None, "code"])
+@pytest.mark.parametrize(("backbone", "head"), [("resnet101-caffe", "largefov"), ("resnet38", "largefov")])
+def test_what_a_step_moves(backbone: str, head: str, published: str | None) -> None:
+    """The faults in a step of the published optimiser: a head that never learns; statistics of the batch, gains that stay."""
+    step = training(backbone, head, published)
+    optimiser = make_optimiser(step)
+    before = {name: value.clone() for name, value in step.model.state_dict().items()}
+    step.train()(batch())["total"].backward()
+    optimiser.step()
+    moved = {name for name, value in step.model.state_dict().items() if not torch.equal(value, before[name])}
+    in_groups = {id(value) for group in optimiser.param_groups for value in group["params"]}
+    weights = {name for name, value in step.model.named_parameters() if id(value) in in_groups}
+    code = published == "code"
+    if backbone == "resnet101-caffe":
+        assert ({name for name in moved if name.startswith("base.fov.")} == set()) == code
+        assert moved == weights and "base.layer5.block1.reduce.conv.weight" in moved
+        return
+    gains = {name for name, layer in step.model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    backbone_gains = {name for name in gains if name.startswith("backbone.")}
+    statistics = {name for name in gains if f"{name}.running_var" in moved}
+    assert statistics == (gains if code else gains - backbone_gains)
+    assert {name for name in gains if f"{name}.weight" in moved} == (set() if code else gains - backbone_gains)
+    assert ("backbone.conv1a.weight" in moved) == code and "cls_conv.weight" in moved
+    momentum = 3e-4 if code else 0.1
+    mean = step.model.bn_fov.running_mean / momentum  # from 0: that of the batch
+    assert mean.abs().max() > 0 and step.model.bn_fov.momentum == momentum
+
+
+@pytest.mark.parametrize(("backbone", "head"), NETWORKS)
+def test_rates(backbone: str, head: str) -> None:
+    """1 and 2 times for what was pretrained, 10 and 20 for the head; weights alone decay."""
+    step = training(backbone, head)
+    rates = {group["name"]: (group["lr"] / step.settings.lr, group["weight_decay"]) for group in parameter_groups(step)}
+    published = {"weights": (1, 5e-4), "biases": (2, 0), "new weights": (10, 5e-4), "new biases": (20, 0)}
+    published |= {"new gains": (10, 0)}
+    if backbone != "vgg16":
+        del published["biases"]  # of convolutions in front of a normalisation
+    if backbone != "resnet38":
+        del published["new gains"]  # no normalisation in the head
+    assert rates == {name: (pytest.approx(rate), decay) for name, (rate, decay) in published.items()}
 
 
 @pytest.mark.parametrize(
