@@ -167,7 +167,7 @@ def test_both_steps(scenes) -> None:
                 optimiser.step()
                 losses.append(loss.item())
             assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert (step.model.f9.weight - before).abs().max() > 1e-3  # it has learned, and both the same
+    assert (step.model.f9.weight - before).abs().max() > 1e-4  # it has learned, and both the same
     assert all(
         torch.allclose(one, other, atol=1e-6) for one, other in zip(step.model.parameters(), theirs.parameters(), strict=True)
     )
