@@ -165,6 +165,17 @@ def test_changed_labels(copy, voc, tmp_path):
         go(other, copy)
 
 
+def test_a_changed_image(copy, voc, tmp_path):
+    """Its file as long as before."""
+    other = shutil.copytree(voc, tmp_path / "voc")
+    image = other / "JPEGImages" / f"{data_worlds.IDS[2]}.jpg"
+    data = bytearray(image.read_bytes())
+    data[-5] ^= 1
+    image.write_bytes(bytes(data))
+    with pytest.raises(RecipeError, match=r"01-cam was made otherwise:\n  data\.sha256"):
+        go(other, copy)
+
+
 def test_a_changed_truth(copy, voc, tmp_path):
     other = shutil.copytree(voc, tmp_path / "voc")
     mask = other / "SegmentationClassAug" / f"{data_worlds.IDS[2]}.png"

@@ -211,7 +211,8 @@ def patterns(work: Work) -> dict[str, Any]:
             raise StoppedError
     found.finish()
     found.cpu().save(work.folder / PATTERNS, classes=dataset.classes, layer=settings.layer)
-    return {"images": len(rows), "missing": found.missing, "ambiguous": found.ambiguous}
+    doubtful = {"missing": found.missing, "ambiguous": found.ambiguous}
+    return {"images": len(rows), **{what: [dataset.classes[c] for c in classes] for what, classes in doubtful.items()}}
 
 
 def _from_patterns(work: Work, dataset: Dataset) -> Callable[[str], Iterator[tuple[str, bytes]]]:
