@@ -248,3 +248,17 @@ def test_the_list(capsys):
 def test_the_list_needs_no_torch():
     program = "import sys; from wsss_fast import cli; cli.main(['run', '--list']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60).returncode == 0
+
+
+def test_backgrounds_move_to_the_best_constant_of_the_maps() -> None:
+    assert stages.exponent_of(0.5) == pytest.approx(1)
+    for alpha in (1.5, 4.0, 16.0, 24.0):
+        threshold = stages.threshold_at(alpha)
+        assert (1 - threshold) ** alpha == pytest.approx(threshold, abs=0.05)
+    made = small.small(recipes.load("seam"))
+    pairs, walk = (next(stage for stage in made.stages if stage.kind == kind) for kind in ("pair_labels", "walk"))
+    assert pairs.settings["alphas"] == [4, 24] and pairs.settings["beside"] == 6
+    assert walk.settings == {"alpha": "best", "steps": 3}
+    made = small.small(recipes.load("irn"))
+    pairs, walk = (next(stage for stage in made.stages if stage.kind == kind) for kind in ("pair_labels", "walk"))
+    assert pairs.settings["beside"] == pytest.approx(11.67, abs=0.01) and walk.settings == {"background": "best", "steps": 12}

@@ -48,10 +48,15 @@ class PairLabelsSettings:
     style: str = setting("alpha", "alpha: two maps after a CRF, for AffinityNet; thresholds: an index image, for IRN")
     alphas: tuple[float, ...] = setting((4.0, 32.0), "alpha: exponents of a strong and a weak background")
     thresholds: tuple[float, ...] = setting((0.30, 0.05), "thresholds: above the first an object, below the second background")
+    beside: float | None = setting(
+        None, "alphas or thresholds keep their ratio, as exponents, to this background, moved to the best one of the maps"
+    )
     crf: Crf | None = setting(None, "in place of the published one")  # noqa: RUF009 - it is a field
 
     def __post_init__(self) -> None:
         _settings.choice("pair_labels", "style", self.style, ("alpha", "thresholds"))
+        if self.beside is not None:
+            _settings.number("pair_labels", "beside", self.beside, 0.01, 1000)
         _numbers(self, "pair_labels", "alphas", 2, 0.01, 1000)
         _numbers(self, "pair_labels", "thresholds", 2, 0, 1)
         _nested(self, "crf", Crf)
@@ -61,16 +66,17 @@ class PairLabelsSettings:
 class WalkSettings:
     """What is not given is the default of the network's walk."""
 
-    alpha: float | None = setting(None, "affinitynet: exponent of the background")
+    alpha: float | str | None = setting(None, "affinitynet: exponent of the background, or best: that of the maps' best constant")
     beta: float | None = setting(None, "power of the affinities")
     steps: int | None = setting(None, "steps of the walk")
-    background: float | None = setting(None, "irn: score of the background after the walk")
+    background: float | str | None = setting(None, "irn: score of the background after it, or best: the maps' best constant")
     mode: str | None = setting(None, "exact or chebyshev")
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "background"):
-            if getattr(self, name) is not None:
-                _settings.number("walk", name, getattr(self, name), 0, 1000)
+            value = getattr(self, name)
+            if value is not None and (value != BEST or name == "beta"):
+                _settings.number("walk", name, value, 0, 1000)
         if self.steps is not None:
             _settings.whole("walk", "steps", self.steps, 0, 1_000_000)
         if self.mode is not None:
