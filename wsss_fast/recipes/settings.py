@@ -125,11 +125,20 @@ class SegmentSettings:
     scales: tuple[float, ...] | None = setting(None, "of the image")
     flip: bool | None = setting(None, "also the mirror image at each scale")
     reduce: str | None = setting(None, "over scales: max or mean")
+    squares: tuple[int, ...] | None = setting(None, "in place of scales: sides of squares that the image is resized to")
     crf: Crf | bool | None = setting(None, "false, or in place of the published one")  # noqa: RUF009
 
     def __post_init__(self) -> None:
         if self.scales is not None:
             _numbers(self, "segment", "scales", None, 0.01, 16)
+        if self.squares is not None:
+            if not isinstance(self.squares, list | tuple) or not self.squares:
+                _settings.fail("segment", "squares", "be a list of whole numbers", self.squares)
+            for side in self.squares:
+                _settings.whole("segment", "squares", side, 1, 16384)
+            object.__setattr__(self, "squares", tuple(self.squares))
+            if self.scales is not None:
+                _settings.fail("segment", "squares", "come in place of 'scales'", self.squares)
         if self.flip is not None:
             _settings.boolean("segment", "flip", self.flip)
         if self.reduce is not None:

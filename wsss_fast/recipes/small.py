@@ -1,9 +1,10 @@
 """How a recipe becomes small: the one place for the numbers of runs on the synthetic world (docs/scenes.md).
 
 Nothing here is tuned for a method. Lengths in pixels are the published ones times 96 / 448, those of walks too, which go with the
-root of their steps. Networks are narrow, all methods learn for the same number of epochs with the same rates. Constants that were
-published for full networks are chosen on the training images: a background; what was published beside one keeps its ratio.
-In place of ImageNet's weights every network starts from one that was trained on crops of single objects.
+root of their steps. Networks are narrow, all methods learn with the same rates for the same number of epochs (those that learn
+pairs for one more). Constants that were published for full networks are chosen on the training images: a background; what was
+published beside one keeps its ratio. In place of ImageNet's weights every network starts from one that was trained on crops of
+single objects.
 """
 
 from __future__ import annotations

@@ -234,7 +234,8 @@ def patterns(work: Work) -> dict[str, Any]:
             raise StoppedError
     found.finish()
     found.cpu().save(work.folder / PATTERNS, classes=dataset.classes, layer=settings.layer)
-    return {"images": len(rows), "missing": found.missing, "ambiguous": found.ambiguous}
+    doubtful = {"missing": found.missing, "ambiguous": found.ambiguous}
+    return {"images": len(rows), **{what: [dataset.classes[c] for c in classes] for what, classes in doubtful.items()}}
 
 
 def _from_patterns(work: Work, dataset: Dataset) -> Callable[[str], Iterator[tuple[str, bytes]]]:
@@ -261,8 +262,8 @@ def segment(work: Work) -> dict[str, Any]:
 
     def make(name: str) -> Iterator[tuple[str, bytes]]:
         pixels = _pixels(work, dataset, name)
-        given = {"scales": settings.scales, "flip": settings.flip, "reduce": settings.reduce, "crf": refine}
-        scores = methods.infer_segmentation(model, pixels, **given)
+        given = {name: getattr(settings, name) for name in ("scales", "flip", "reduce", "squares")}
+        scores = methods.infer_segmentation(model, pixels, crf=refine, **given)
         yield ".png", mask_png(scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy())
 
     _each(work, dataset, ".png", make)
