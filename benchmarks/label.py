@@ -1,11 +1,12 @@
 """Labelling against the published way, on the same images and weights, in one run.
 
-    python benchmarks/label.py [--images 16] [--threads 2] [--json FILE]
+    python benchmarks/label.py [--images 16] [--threads 2] [--engine ort] [--json FILE]
 
 The published way is what the scripts of PSA, SEAM and IRN do: one image after the other, the network as PyTorch runs it, all
 classes enlarged and added in NumPy, the walk by eight squarings of a dense matrix (t = 256), pydensecrf in a pool of processes,
 PNG. Both get the image-level labels, two of twenty classes; EfficientNet-Lite0, four scales and their mirror images, 500 x 375.
-Needs the extra `peers`. Times are of a machine that does nothing else, or they mean nothing.
+Ours runs the exported network by ONNX Runtime, the fastest of the engines on a CPU, or `--engine torch`; neither way's time holds
+loading and exporting. Needs the extras `peers` and `export`. Times are of a machine that does nothing else, or they mean nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from wsss_fast import methods, ops
 from wsss_fast.bench import _machine
 from wsss_fast.bench.dense_crf import photo
 from wsss_fast.bench.random_walk import pairs
+from wsss_fast.export.engine import load_engine
 from wsss_fast.label import decode, formats, job, network, refine, walk
 
 HEIGHT, WIDTH, CLASSES, PRESENT = 375, 500, 20, (3, 11)
@@ -175,7 +177,7 @@ def agreement(first: Path, second: Path) -> float:
     return float(np.mean(same))
 
 
-def measure(count: int, threads: int, folder: Path) -> dict[str, Any]:
+def measure(count: int, threads: int, kind: str, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(threads)
     images, labels = folder / "images", folder / "labels.csv"
     images.mkdir()
@@ -184,10 +186,12 @@ def measure(count: int, threads: int, folder: Path) -> dict[str, Any]:
     labels.write_text("".join(f"{i:03d}.jpg,{';'.join(map(str, PRESENT))}\n" for i in range(count)))
     torch.manual_seed(0)
     model = methods.create("cam", CLASSES, backbone="efficientnet-lite0").eval()
-    results: dict[str, Any] = {"images": count, "threads": threads, "machine": _machine.describe("cpu"), "cases": {}}
+    engine = load_engine(model, kind, "cpu")
+    machine = _machine.describe("cpu")
+    results: dict[str, Any] = {"images": count, "threads": threads, "engine": kind, "machine": machine, "cases": {}}
     for number, (name, settings) in enumerate(CASES.items()):
-        ours(images, labels, model, folder / f"warm{number}", settings)
-        seconds, stages = ours(images, labels, model, folder / f"ours{number}", settings)
+        ours(images, labels, engine, folder / f"warm{number}", settings)
+        seconds, stages = ours(images, labels, engine, folder / f"ours{number}", settings)
         theirs = published(images, model, folder / f"published{number}", settings, threads)
         beside = 1 - stages["predict"] / seconds
         results["cases"][name] = {
@@ -203,7 +207,7 @@ def measure(count: int, threads: int, folder: Path) -> dict[str, Any]:
 
 
 def shown(results: dict[str, Any]) -> Iterator[str]:
-    yield f"{results['images']} images, {results['threads']} threads, load {results['machine']['load_average']}"
+    yield f"{results['images']} images, {results['threads']} threads, engine {results['engine']}, load {results['machine']['load_average']}"
     for name, case in results["cases"].items():
         yield ""
         yield f"{name}: {case['times_faster']:.2f} times the published way (asked: {case['least']:g})"
@@ -217,10 +221,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--engine", choices=("ort", "torch"), default="ort")
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(given.images, given.threads, Path(folder))
+        results = measure(given.images, given.threads, given.engine, Path(folder))
     sys.stdout.write("\n".join(shown(results)) + "\n")
     if given.json is not None:
         given.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -137,7 +137,7 @@ def test_memory_is_flat_over_sixty_images(tmp_path):
 
 @pytest.mark.soak
 def test_memory_is_flat_over_two_thousand_images(tmp_path):
-    assert growth(tmp_path, 2000) < 40e6
+    assert growth(tmp_path, 2000, (200, 150)) < 40e6
 
 
 @pytest.mark.soak
@@ -145,7 +145,8 @@ def test_memory_is_flat_over_two_thousand_images(tmp_path):
     ("model", "settings", "gigabytes"),
     [
         ("'efficientnet-lite0'", "", 4),
-        ("methods.create('cam', 20, backbone='resnet38').eval()", "", 8),
+        # of the four scales and mirror images, the pass that needs the most
+        ("methods.create('cam', 20, backbone='resnet38').eval()", "scales=(2.0,), flip=False", 8),
         ("'efficientnet-lite0'", "max_side=4000, base_side=448", 4),
     ],
 )

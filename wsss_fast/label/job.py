@@ -57,6 +57,7 @@ class Job:
     walk: Walk | None
     labels: Labels | None
     report: Report
+    too_many_failed: Callable[[], bool] = lambda: False  # whether to begin no other batch
 
     def decoders(self) -> Decoders:
         settings = self.settings
@@ -81,6 +82,8 @@ class Job:
             except ImageError as error:
                 row.update(_failed(error))
             self.report(image, row, mask)
+            if self.too_many_failed():
+                return
 
     def to_folder(self, decoders: Decoders, folder: OutputFolder, job: manifest.Manifest) -> bool:
         """Whether anything was computed."""
@@ -90,6 +93,8 @@ class Job:
         computed = False
         try:
             for (image, batch), outcome in decoders.ahead(items):
+                if not batch.rows and self.too_many_failed():
+                    break
                 computed = True
                 batch.rows.append(self._start(image, outcome, folder, writers))
                 self._append(batches, job, wait=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from wsss_fast.export import source
 from wsss_fast.export.engine import Engine, load_engine
@@ -18,7 +19,7 @@ from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.methods._infer import resized
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 logger = logging.getLogger("wsss_fast.label")
 
@@ -50,6 +51,8 @@ def load_source(model: Any, settings: LabelSettings, device: torch.device) -> tu
     """The engine, the network itself where it is at hand, and the names of its classes."""
     given = {name: getattr(settings, name) for name in ("method", "num_classes", "backbone", "published")}
     given = {name: value for name, value in given.items() if value is not None}
+    if isinstance(model, Engine) and not isinstance(model, nn.Module):
+        return model, None, model.meta.classes
     if settings.random_weights is not None:
         method, count = given.pop("method"), given.pop("num_classes", 20)
         network, names = source.random(method, settings.random_weights, count, **given), ()

@@ -110,7 +110,7 @@ class Lite0Model:
             raise SettingsError(f"label: 'engine' must be torch for {BUILT_IN}, got '{settings.engine}'. Hint: export a network")
         device = chosen_device(settings.device)
         network, digest = efficientnet.load_pretrained(output_stride=16)
-        self._network = fold(network, inplace=True).to(device)
+        self._network = fold(network, inplace=True).to(device, memory_format=torch.channels_last)
         self._device = device
         self._flip = settings.flip
         self.defaults = Defaults()
@@ -149,7 +149,7 @@ class Lite0Model:
         image = (small.permute(2, 0, 1)[None].float() - self._mean) / self._std
         if self._flip:
             image = torch.cat([image, image.flip(3)])
-        return self._network.features(image)
+        return self._network.features(image.contiguous(memory_format=torch.channels_last))
 
     def _group_weights(self, probability: Tensor, scores: Tensor) -> Tensor:
         share = self._membership * probability / scores.clamp_min(1e-30)[:, None]
