@@ -207,7 +207,8 @@ def measure(count: int, threads: int, kind: str, folder: Path) -> dict[str, Any]
 
 
 def shown(results: dict[str, Any]) -> Iterator[str]:
-    yield f"{results['images']} images, {results['threads']} threads, engine {results['engine']}, load {results['machine']['load_average']}"
+    count, threads, engine = (results[name] for name in ("images", "threads", "engine"))
+    yield f"{count} images, {threads} threads, engine {engine}, load {results['machine']['load_average']}"
     for name, case in results["cases"].items():
         yield ""
         yield f"{name}: {case['times_faster']:.2f} times the published way (asked: {case['least']:g})"

@@ -13,6 +13,8 @@ from torch import nn
 
 from wsss_fast.export import source
 from wsss_fast.export.engine import Engine, load_engine
+from wsss_fast.label.device import Device
+from wsss_fast.label.graphs import Graphs
 from wsss_fast.label.predict import ALPHA, BACKGROUND, BUILT_IN, Defaults, Prediction, chosen_device
 from wsss_fast.label.read import ImageError
 from wsss_fast.label.settings import LabelSettings, SettingsError
@@ -83,9 +85,12 @@ class NetworkModel:
         self.defaults = Defaults(meta.scales, meta.merge, background, _ALPHA.get(meta.method, ALPHA))
         self.identity = {"method": meta.method, "backbone": meta.backbone, "published": meta.published, **engine.identity}
         self._engine = engine
+        self.device = Device(engine.device)
+        self._exported = engine.identity["engine"] != "torch"
+        graphs = engine.device.type == "cuda" and not self._exported
+        self._forward = Graphs(engine.forward_cam) if graphs else engine.forward_cam
         self._scales = settings.scales or meta.scales
         self._flip = settings.flip
-        self._exported = engine.identity["engine"] != "torch"
         self._classifier = None
         self._by_maps = meta.method in _SCORED_BY_MAPS
         if meta.merge is None or settings.labels is not None:
@@ -100,7 +105,7 @@ class NetworkModel:
         )
 
     def predict(self, pixels: np.ndarray) -> Prediction:
-        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].to(self._engine.device)
+        image = self.device.upload(pixels)
         maps: list[Tensor] = []
         flipped: list[bool] = []
         scores = None
@@ -110,12 +115,12 @@ class NetworkModel:
                 small = self._engine.normalise(resized(image, scale))
                 self._check_size(small)
                 for mirrored in (False, True) if self._flip else (False,):
-                    given = self._engine.forward_cam(small.flip(3) if mirrored else small)
+                    given = self._forward(small.flip(3) if mirrored else small)
                     if scores is None:
                         scores = self._scores(given, small)
                     maps.append((given if self.defaults.merge is None else self._engine.objects(given))[0])
                     flipped.append(mirrored)
-        return Prediction(None if scores is None else scores.cpu(), tuple(maps), tuple(flipped))
+        return Prediction(None if scores is None else scores.cpu(), tuple(maps), tuple(flipped), image=image)
 
     def _check_size(self, image: Tensor) -> None:
         height, width = image.shape[2:]
