@@ -181,13 +181,15 @@ def test_every_failing_call_of_a_threaded_job(folder, tmp_path, monkeypatch, cod
 
 def fail_at_some(folder, tmp_path, monkeypatch, code, numbers):
     label(folder, tmp_path / "whole", batch=2)
-    real = {name: getattr(os, name) for name in ("write", "fsync", "replace", "mkdir", "ftruncate")}
+    real = {name: getattr(os, name) for name in ("open", "write", "fsync", "replace", "mkdir", "ftruncate", "unlink")}
     ordinary = os.getpid()
     for n in numbers:
         out, count = tmp_path / f"out{n}", [0]
 
         def failing(name, count=count, n=n):
             def call(*args, **options):
+                if name == "open" and not args[1] & os.O_CREAT:
+                    return real[name](*args, **options)
                 count[0] += 1
                 if count[0] == n and os.getpid() == ordinary:
                     raise OSError(code, os.strerror(code))
