@@ -87,7 +87,7 @@ class NetworkModel:
         self._engine = engine
         self.device = Device(engine.device)
         self._exported = engine.identity["engine"] != "torch"
-        graphs = engine.device.type == "cuda" and not self._exported
+        graphs = settings.graphs and engine.device.type == "cuda" and not self._exported
         self._forward = Graphs(engine.forward_cam) if graphs else engine.forward_cam
         self._scales = settings.scales or meta.scales
         self._flip = settings.flip

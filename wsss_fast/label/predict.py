@@ -118,7 +118,7 @@ class Lite0Model:
         network, digest = efficientnet.load_pretrained(output_stride=16)
         self._network = fold(network, inplace=True).to(device, memory_format=torch.channels_last)
         features = self._network.features
-        self._features = Graphs(features) if device.type == "cuda" else features
+        self._features = Graphs(features) if settings.graphs and device.type == "cuda" else features
         self._flip = settings.flip
         self.defaults = Defaults()
         sides = _sides(settings, self.BASE_SIDE, self.defaults.scales)

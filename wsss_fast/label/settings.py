@@ -77,6 +77,7 @@ class LabelSettings:
     timeout: float = _neutral(60.0, "seconds that reading one image may take")
     workers: int | None = _neutral(None, "processes that read and threads that refine and write; 0: none (default by cores)")
     device: str = _neutral("auto", "auto, cpu or cuda")
+    graphs: bool = _neutral(True, "on a GPU, replay the network's passes of common sizes as CUDA graphs (engine torch)")
 
     def __post_init__(self) -> None:
         for name, choices in (("engine", ENGINES), ("merge", MERGES), ("published", ("paper", "code"))):
@@ -84,7 +85,7 @@ class LabelSettings:
                 _settings.choice(_OWNER, name, getattr(self, name), choices)
         for name, choices in (("exif", EXIF_RULES), ("device", DEVICES), ("format", FORMATS)):
             _settings.choice(_OWNER, name, getattr(self, name), choices)
-        for name in ("flip", "overlay", "crf"):
+        for name in ("flip", "overlay", "crf", "graphs"):
             _settings.boolean(_OWNER, name, getattr(self, name))
         for name, (low, high) in _WHOLE.items():
             if getattr(self, name) is not None:
