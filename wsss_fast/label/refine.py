@@ -98,7 +98,7 @@ def make_mask(
         if settings.format == "npz":
             maps = {"": np.stack([_bytes(_enlarged(plane, size)) for plane in _by_class(scores[0, 1:], present.classes)])}
         values = device.download(_largest(scores[0], present.classes, size, settings.uncertain, wide))
-    return Mask(values, present.classes, present.scores, maps)
+    return Mask(_narrow(values), present.classes, present.scores, maps)
 
 
 def _merge(prediction: Prediction, present: tuple[int, ...], size: tuple[int, int], settings: LabelSettings) -> Tensor:
@@ -156,7 +156,7 @@ def _from_logits(
         planes = [_bytes(_enlarged(plane, full)) for plane in _by_class(scores[0, 1:], chosen)]
         maps = {"": np.stack(planes)} if planes else _no_maps(settings, full)
     values = _largest(scores[0], chosen, full, settings.uncertain, settings.format == "index")
-    return Mask(device.download(values), chosen, (), maps)
+    return Mask(_narrow(device.download(values)), chosen, (), maps)
 
 
 def _pair(
@@ -211,7 +211,7 @@ def _enlarged(plane: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _largest(scores: Tensor, classes: tuple[int, ...], size: tuple[int, int], uncertain: float | None, wide: bool) -> Tensor:
-    """uint8 [H, W], or uint16. Class by class: memory is a few planes of the image however many classes there are."""
+    """uint8 [H, W], or int32. Class by class: memory is a few planes of the image however many classes there are."""
     import torch
 
     best = _enlarged(scores[0], size)
@@ -227,4 +227,8 @@ def _largest(scores: Tensor, classes: tuple[int, ...], size: tuple[int, int], un
         values = values.masked_fill(wins, index + 1)
     if uncertain is not None and classes:
         values = values.masked_fill(best - second < uncertain * total, IGNORE_16 if wide else IGNORE)
-    return values.to(torch.uint16) if wide else values
+    return values
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.uint16) if values.dtype == np.int32 else values
