@@ -54,7 +54,7 @@ class Device:
 
     def download(self, values: Tensor) -> np.ndarray:
         if self._cuda is None:
-            return values.numpy()
+            return values.cpu().numpy()  # a model without a Device may still be on a GPU
         host = self._pinned(values)
         host.copy_(values, non_blocking=True)
         self._cuda.current_stream(self.torch).synchronize()

@@ -170,7 +170,8 @@ class Job:
 
     @property
     def device(self) -> Device:
-        return getattr(self.model, "device", CPU)
+        device = getattr(self.model, "device", None)
+        return device if isinstance(device, Device) else CPU
 
     def _predict(self, outcome: Outcome, labels: tuple[int, ...] | None) -> tuple[Picture, Prediction]:
         picture = outcome()
