@@ -3,7 +3,7 @@
     python benchmarks/engines.py [--device cuda] [--json FILE] [--seconds 400]
 
 Each engine is one `wsss export` and one `wsss export --bench` (docs/export.md), in processes of their own: an engine that is
-missing or crashes is a row that says so, and the others go on. Weights are random, so that every machine measures the same network.
+missing or crashes is a row that says so, and the others go on. Weights are random: every machine measures the same network.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ PROG = "wsss label"
 _EPILOG = (
     "Masks: 8-bit palette PNG, value 0 background, class number of the model + 1 for a class, 255 ignore. "
     "OUT/manifest.jsonl records every image. Run the same command again to resume an interrupted job or to retry. "
-    "Exit status: 0 done, 3 done but some images failed, 4 stopped and can be resumed."
+    "Exit status: 0 done, 3 done but some images failed, 4 and 5 (--max-failures) stopped and can be resumed."
 )
 
 
@@ -128,6 +128,10 @@ def label_folder(
         sys.stdout.write(json.dumps(_for_machines(summary, seconds)) + "\n")
     elif not quiet:
         sys.stdout.write(_for_people(summary, seconds))
+    if summary.stopped:
+        hint = "failures.jsonl tells why; a larger --max-failures goes on"
+        sys.stderr.write(f"{PROG}: stopped: {summary.failed} images failed, more than --max-failures allows. Hint: {hint}\n")
+        return exit_codes.STOPPED
     if summary.report_failure is not None:
         return _report_failure(summary.report_failure)
     return exit_codes.SOME_FAILED if summary.failed else exit_codes.DONE
@@ -141,7 +145,7 @@ def _report_failure(error: Exception) -> int:
 
 
 def _for_machines(summary: Any, seconds: float) -> dict[str, Any]:
-    counts = {name: getattr(summary, name) for name in ("total", "labelled", "skipped", "failed", "empty")}
+    counts = {name: getattr(summary, name) for name in ("total", "labelled", "skipped", "failed", "empty", "stopped")}
     failures = [{"image": item.image, "reason": item.reason} for item in summary.failures]
     return {
         **counts,

@@ -57,6 +57,7 @@ class LabelSummary:
     skipped: int = 0
     failed: int = 0
     empty: int = 0
+    stopped: bool = False  # more failed than max_failures: the rest is not done
     out: Path | None = None
     report: Path | None = None  # its page
     report_failure: Exception | None = None  # why there is none; masks and manifest are whole
@@ -112,7 +113,8 @@ def label(
     walk = load_walk(chosen)
     labels = _read_labels(plan, loaded, chosen)
     summary = LabelSummary(total=len(plan), out=folder_path)
-    job = Job(plan, chosen, loaded, walk, labels, _Counter(summary, progress))
+    counter = _Counter(summary, progress, chosen.max_failures)
+    job = Job(plan, chosen, loaded, walk, labels, counter, counter.too_many)
     decoders = job.decoders()
     try:
         if folder_path is None:
@@ -121,6 +123,7 @@ def label(
             _run(job, folder_path, decoders, restart, summary, progress)
     finally:
         decoders.close()
+    summary.stopped = counter.too_many()
     return summary
 
 
@@ -136,7 +139,8 @@ def _run(job: Job, path: Path, decoders: Decoders, restart: bool, summary: Label
                 record.open(_header(job.model, job.walk, job.settings), plan, restart)
                 _remove_renamed(job.plan, record.done, folder, job.settings.format)
                 computed = job.to_folder(decoders, folder, record)
-                job.collected(folder, record, computed)
+                if not job.too_many_failed():
+                    job.collected(folder, record, computed)
                 _write_failures(job.plan, record, folder, f"failures{suffix}.jsonl")
             finally:
                 record.close()
@@ -168,8 +172,9 @@ def _write_report(job: Job, folder: OutputFolder, decoders: Decoders, summary: L
 class _Counter:
     """Rows to counts, results and calls of ``progress``. Images are finished by several threads."""
 
-    def __init__(self, summary: LabelSummary, progress: Progress | None) -> None:
+    def __init__(self, summary: LabelSummary, progress: Progress | None, max_failures: int | None) -> None:
         self._summary = summary
+        self._max_failures = max_failures
         self._progress = progress
         self._lock = threading.Lock()
 
@@ -193,6 +198,9 @@ class _Counter:
                     logger.info("%s: %s", printable(result.image), result.reason)
             if self._progress is not None:
                 self._progress(summary, result)
+
+    def too_many(self) -> bool:
+        return self._max_failures is not None and self._summary.failed > self._max_failures
 
     def _result(self, row: dict[str, Any], mask: Mask | None) -> ImageResult:
         if row["status"] != "ok":

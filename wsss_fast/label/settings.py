@@ -75,9 +75,11 @@ class LabelSettings:
     batch: int = _neutral(8, "images recorded together; an interrupted batch is computed again")
     max_pixels: int = _neutral(80_000_000, "images with more pixels are refused from their header")
     max_bytes: int = _neutral(512 * 1024 * 1024, "larger files are refused unread")
+    max_failures: int | None = _neutral(None, "stop when more images failed than this, earlier runs counted")
     timeout: float = _neutral(60.0, "seconds that reading one image may take")
     workers: int | None = _neutral(None, "processes that read and threads that refine and write; 0: none (default by cores)")
     device: str = _neutral("auto", "auto, cpu or cuda")
+    graphs: bool = _neutral(True, "on a GPU, replay the network's passes of common sizes as CUDA graphs (engine torch)")
 
     def __post_init__(self) -> None:
         for name, choices in (("engine", ENGINES), ("merge", MERGES), ("published", ("paper", "code"))):
@@ -85,7 +87,7 @@ class LabelSettings:
                 _settings.choice(_OWNER, name, getattr(self, name), choices)
         for name, choices in (("exif", EXIF_RULES), ("device", DEVICES), ("format", FORMATS)):
             _settings.choice(_OWNER, name, getattr(self, name), choices)
-        for name in ("flip", "overlay", "report", "crf"):
+        for name in ("flip", "overlay", "report", "crf", "graphs"):
             _settings.boolean(_OWNER, name, getattr(self, name))
         for name, (low, high) in _WHOLE.items():
             if getattr(self, name) is not None:
@@ -151,6 +153,7 @@ _WHOLE = {
     "batch": (1, 4096),
     "max_pixels": (1, 178_000_000),  # beyond that Pillow refuses
     "max_bytes": (1, 1 << 40),
+    "max_failures": (0, 1 << 40),
     "workers": (0, 64),
 }
 _NUMBERS = {
