@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 
 from label_standins import BrightEngine
 
+from wsss_fast._version import __version__
 from wsss_fast.label import ray_worker
+from wsss_fast.label.predict import Defaults
 
 
 class BrightWorker(ray_worker.Worker):
@@ -27,9 +30,10 @@ class BrightWorker(ray_worker.Worker):
         return super().label(images, labels)
 
 
-class OtherWorker(BrightWorker):
+class OtherWorker(ray_worker.Worker):
     """No two of them hold the same network."""
 
-    def prepare(self, *arguments):
-        ray_worker.load_model = lambda model, settings: BrightEngine(made_by=os.getpid())
-        return ray_worker.Worker.prepare(self, *arguments)
+    def prepare(self, *_):
+        tool = {"tool": f"wsss_fast {__version__}"}
+        identity = {"made_by": os.getpid()}
+        return ray_worker.Description(("bright",), identity, Defaults(), True, None, tool, socket.gethostname(), os.getpid(), ())

@@ -28,6 +28,7 @@ from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.nets.weights import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMAND = "import sys; from wsss_fast.cli import main; sys.exit(main())"
 PATHS = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
 
 
@@ -65,7 +66,7 @@ def bright(monkeypatch, address):
 
 
 def command(images, out, *arguments):
-    call = [sys.executable, "-m", "wsss_fast.cli", "label", str(images), "--out", str(out), "--batch", "2", *map(str, arguments)]
+    call = [sys.executable, "-c", COMMAND, "label", str(images), "--out", str(out), "--batch", "2", *map(str, arguments)]
     done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONPATH": PATHS})
     return done.returncode, done.stdout + done.stderr
 
@@ -84,7 +85,7 @@ def test_the_command_gives_the_bytes_of_one_machine(address, tmp_path):
     model = SMALLEST.network()
     save_checkpoint(tmp_path / "net.safetensors", model, {**model.description(), "classes": ["cat", "dog", "owl"]})
     given = ("--model", tmp_path / "net.safetensors", "--labels", tmp_path / "labels.csv", "--walk", "image", "--overlay")
-    assert command(images, tmp_path / "one", *given)[0] == 3
+    assert main(["label", str(images), "--out", str(tmp_path / "one"), "--batch", "2", *map(str, given)]) == 3
     status, said = command(images, tmp_path / "many", *given, "--ray", address)
     assert status == 3 and "6 images" in said and "4 labelled, 2 failed" in said, said
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
@@ -125,7 +126,7 @@ def test_an_image_that_kills_its_worker_fails_alone(bright, tmp_path):
     assert pngs(out) == pngs(tmp_path / "one") and read_rows(out) == read_rows(tmp_path / "one")
 
 
-def test_jobs_go_on_with_and_without_a_cluster(bright, tmp_path):
+def test_a_job_begun_there_goes_on_here(bright, tmp_path):
     images = twenty(tmp_path)
     label(images, tmp_path / "whole", batch=3)
 
@@ -138,20 +139,17 @@ def test_jobs_go_on_with_and_without_a_cluster(bright, tmp_path):
     assert 0 < len(read_rows(tmp_path / "out")) < 20
     assert label(images, tmp_path / "out", batch=3).skipped == 6
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-    engine = BrightEngine()
-    engine.fail_at = 8
-    with pytest.raises(KeyboardInterrupt):
-        label(images, tmp_path / "back", engine, batch=3)
-    assert bright(images, tmp_path / "back", workers=2).skipped == 6
-    assert tree(tmp_path / "back") == tree(tmp_path / "whole")
 
 
-def test_a_shard_on_a_cluster(bright, tmp_path):
+def test_a_shard_begun_here_goes_on_there(bright, tmp_path):
     images = twenty(tmp_path)
-    for place in ("one", "many"):
-        label(images, tmp_path / place, batch=3, shard="0/2")
-    label(images, tmp_path / "one", batch=3, shard="1/2")
-    bright(images, tmp_path / "many", shard="1/2")
+    for place, shard in (("one", "0/2"), ("one", "1/2"), ("many", "0/2")):
+        label(images, tmp_path / place, batch=3, shard=shard)
+    engine = BrightEngine()
+    engine.fail_at = 5
+    with pytest.raises(KeyboardInterrupt):
+        label(images, tmp_path / "many", engine, batch=3, shard="1/2")
+    assert bright(images, tmp_path / "many", shard="1/2", workers=2).skipped == 3
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
 
 
@@ -183,6 +181,11 @@ def test_workers_that_do_not_see_the_images_are_refused(tmp_path):
             ray_worker.Worker().prepare("efficientnet-lite0", LabelSettings(), 1, [(location, stamp)])
 
 
+def say(server, text):
+    with server.accept()[0] as connection:
+        connection.sendall(text)
+
+
 @pytest.mark.parametrize("answer", [None, b"", b"SSH-2.0-server\r\n"], ids=["closed", "silent", "another"])
 def test_an_address_without_ray_is_answered_at_once(tmp_path, monkeypatch, answer):
     import ray
@@ -194,7 +197,7 @@ def test_an_address_without_ray_is_answered_at_once(tmp_path, monkeypatch, answe
         if answer is None:
             server.close()
         elif answer:
-            threading.Thread(target=lambda: server.accept()[0].sendall(answer)).start()
+            threading.Thread(target=say, args=(server, answer)).start()
         expected = "is not Ray" if answer else "no Ray cluster answers at"
         with pytest.raises(RuntimeError, match=f"{expected}.*Hint"):
             wsss_fast.label(five_pictures(tmp_path), "efficientnet-lite0", tmp_path / "out", ray=address)
