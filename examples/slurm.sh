@@ -26,4 +26,5 @@ if [[ -z ${SHARDS:-} ]]; then
   fi
 fi
 
-exec srun wsss label "$photos" --out "$masks" --shard "$SLURM_ARRAY_TASK_ID/$SHARDS" --quiet "$@"
+# srun does not take the processors of the job by itself
+exec srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" wsss label "$photos" --out "$masks" --shard "$SLURM_ARRAY_TASK_ID/$SHARDS" --quiet "$@"

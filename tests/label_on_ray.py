@@ -1,17 +1,16 @@
-"""What tests of labelling on a Ray cluster share: workers with a stand-in network, which can be slow or die."""
+"""What tests of labelling on a Ray cluster share: workers with a stand-in network, slow or mortal; a cluster without Ray."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 from label_standins import BrightEngine
 
-from wsss_fast._version import __version__
 from wsss_fast.label import ray_worker
-from wsss_fast.label.predict import Defaults
 
 
 class BrightWorker(ray_worker.Worker):
@@ -30,10 +29,73 @@ class BrightWorker(ray_worker.Worker):
         return super().label(images, labels)
 
 
-class OtherWorker(ray_worker.Worker):
-    """No two of them hold the same network."""
+class DeathError(Exception):
+    """Of a worker of `FakeRay`."""
 
-    def prepare(self, *_):
-        tool = {"tool": f"wsss_fast {__version__}"}
-        identity = {"made_by": os.getpid()}
-        return ray_worker.Description(("bright",), identity, Defaults(), True, None, tool, socket.gethostname(), os.getpid(), ())
+
+class FakeRay:
+    """What `ray_cluster` uses of Ray, in this process and thread. A call is done when it is made."""
+
+    def __init__(self, worker, hosts):
+        self._worker = worker
+        self._hosts = {f"{number:056x}": host for number, host in enumerate(hosts, 1)}
+        self.started = []
+
+    def nodes(self):
+        return [
+            {"NodeID": node, "NodeManagerHostname": host, "Alive": True, "Resources": {"CPU": 1.0}}
+            for node, host in self._hosts.items()
+        ]
+
+    def remote(self, _):
+        return self
+
+    def options(self, *, scheduling_strategy, **_):
+        host = self._hosts[scheduling_strategy.node_id]
+        return SimpleNamespace(remote=lambda: FakeActor(self, self._worker(host)))
+
+    def wait(self, refs, num_returns=1, timeout=None):
+        return refs[:num_returns], refs[num_returns:]
+
+    def get(self, ref):
+        return ref.result()
+
+    def kill(self, actor):
+        actor.dead = True
+
+
+class FakeActor:
+    def __init__(self, ray, worker):
+        self.dead = False
+        self._worker = worker
+        ray.started.append(worker.host)
+
+    def __getattr__(self, method):
+        return SimpleNamespace(remote=lambda *arguments: self._call(method, arguments))
+
+    def _call(self, method, arguments):
+        from ray.exceptions import ActorDiedError, RayTaskError
+
+        future = Future()
+        try:
+            if self.dead:
+                raise DeathError
+            future.set_result(getattr(self._worker, method)(*arguments))
+        except DeathError:
+            self.dead = True
+            future.set_exception(ActorDiedError())
+        except Exception as error:
+            future.set_exception(RayTaskError(method, "", error))
+        return future
+
+
+class MortalWorker(ray_worker.Worker):
+    """Dies of images whose name begins with ``poison``."""
+
+    def __init__(self, host):
+        self.host = host
+
+    def label(self, images, labels):
+        if any(image.name.startswith("poison") for image, _ in images):
+            raise DeathError
+        return super().label(images, labels)

@@ -37,7 +37,10 @@ def slurm(tmp_path, *arguments, **variables):
     stubs, record = tmp_path / "stubs", tmp_path / "record.json"
     stubs.mkdir(exist_ok=True)
     record.unlink(missing_ok=True)
-    for name, text in (("srun", '#!/bin/bash\nexec "$@"\n'), ("wsss", RECORD.format(python=sys.executable, out=str(record)))):
+    for name, text in (
+        ("srun", '#!/bin/bash\nshift # --cpus-per-task\nexec "$@"\n'),
+        ("wsss", RECORD.format(python=sys.executable, out=str(record))),
+    ):
         (stubs / name).write_text(text)
         (stubs / name).chmod(0o755)
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SHARDS"))}

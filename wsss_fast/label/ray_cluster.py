@@ -13,23 +13,26 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsss_fast import _settings
 from wsss_fast.label import manifest
 from wsss_fast.label.names import printable
-from wsss_fast.label.plan import Location, Plan
+from wsss_fast.label.plan import Location, Plan, PlannedImage
 from wsss_fast.label.ray_worker import Description, Made, Sample, Worker
 from wsss_fast.label.read import ImageError, stamp_of
 from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.label.write import OutputStoppedError
+
+if TYPE_CHECKING:
+    from wsss_fast.label.job import Labels
 
 logger = logging.getLogger("wsss_fast.label")
 
 START_SECONDS = 300.0  # for a worker to find room and to load its network
 _ANSWER_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
-_MOST_STARTS = 3  # of one worker, without an image labelled in between
+_MOST_DEATHS = 3  # of a worker, without an image labelled in between
 INSTALL_HINT = 'pip install "wsss_fast[ray]"'
 # HTTP/2's greeting and an empty frame of settings; whoever speaks it, as Ray does, answers with a frame of settings.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -52,13 +55,20 @@ class Hand:
     actor: Any = None
     preparing: Any = None  # the reference of its description, until that is there
     since: float = 0.0
-    starts: int = 0
-    calls: dict[Any, Any] = field(default_factory=dict)  # reference → call, in the order in which they are done
+    deaths: int = 0  # since it last finished a call, not counting those that the images may have caused
+    calls: dict[Any, Call] = field(default_factory=dict)  # by reference, in the order in which they are done
+
+
+@dataclass(eq=False)
+class Call:
+    batch: Any
+    images: list[tuple[PlannedImage, Location]]
+    deaths: int = 0  # of workers that were at it
 
 
 @dataclass(frozen=True)
 class Event:
-    call: Any
+    call: Call
     made: list[Made] | None  # None: its worker died
     blamed: bool = False  # and was at this call
 
@@ -81,7 +91,7 @@ class Cluster:
 
             self._threads = torch.get_num_threads()
             self._model, self._settings = _from_anywhere(os.fspath(model), settings)
-            self._samples = _samples(plan)
+            self._plan = plan
             self._actor = self._ray.remote(Worker)
             self.hands = [Hand(place) for place in placements(self._ray.nodes(), settings.device)]
             if not self.hands:
@@ -96,13 +106,15 @@ class Cluster:
         for warning in self.model.warnings if self.model is not None else ():
             logger.warning("%s", warning)
 
-    def submit(self, hand: Hand, call: Any, *arguments: Any) -> None:
-        hand.calls[hand.actor.label.remote(*arguments)] = call
+    def submit(self, hand: Hand, call: Call, labels: Labels | None) -> None:
+        hand.calls[hand.actor.label.remote(call.images, labels)] = call
 
-    def wait(self) -> list[Event]:
-        """What happened to calls, once anything happened. The dead are replaced."""
+    def wait(self, seconds: float = _LOOK_SECONDS) -> list[Event]:
+        """What happened to calls, once anything happened or the time is over. The dead are replaced."""
         pending = [ref for hand in self.hands for ref in ([hand.preparing] if hand.preparing is not None else hand.calls)]
-        ready = set(self._ray.wait(pending, timeout=_LOOK_SECONDS)[0]) if pending else set()
+        ready: set[Any] = set()
+        if pending and self._ray.wait(pending, timeout=seconds)[0]:  # one is ready; perhaps there are more
+            ready.update(self._ray.wait(pending, num_returns=len(pending), timeout=0)[0])
         events: list[Event] = []
         for hand in list(self.hands):
             if hand.preparing is not None:
@@ -126,9 +138,8 @@ class Cluster:
             scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
         ).remote()
         settings = dataclasses.replace(self._settings, device="cuda" if place.gpu else "cpu")
-        hand.preparing = hand.actor.prepare.remote(self._model, settings, self._threads, self._samples)
+        hand.preparing = hand.actor.prepare.remote(self._model, settings, self._threads, _samples(self._plan))
         hand.since = time.monotonic()
-        hand.starts += 1
 
     def _look(self, hand: Hand, ready: bool) -> None:
         """After a worker that prepares itself."""
@@ -172,22 +183,25 @@ class Cluster:
                 raise _readable(error.cause, hand.place.host) from error
             except RayError as error:
                 # what it had finished before is among the ready ones; of the rest it was at the first
-                events += [Event(call, None, blamed=i == 0) for i, call in enumerate(hand.calls.values())]
-                self._bury(hand, error)
+                first, *others = hand.calls.values()
+                first.deaths += 1
+                events += [Event(first, None, blamed=True), *(Event(call, None) for call in others)]
+                self._bury(hand, error, counts=first.deaths == 1)
                 break
             events.append(Event(hand.calls.pop(ref), made))
-            hand.starts = 0
+            hand.deaths = 0
         return events
 
-    def _bury(self, hand: Hand, error: Exception) -> None:
+    def _bury(self, hand: Hand, error: Exception, counts: bool = True) -> None:
         reason = " ".join(str(error).split())[:300]
         logger.warning("a worker on %s died: %s", printable(hand.place.host), printable(reason))
         hand.calls = {}
         self._kill(hand)
-        if hand.starts < _MOST_STARTS:
+        hand.deaths += counts
+        if hand.deaths < _MOST_DEATHS:
             self._start(hand)
         else:
-            self._let_go(hand, f"died {_MOST_STARTS} times without labelling an image")
+            self._let_go(hand, f"died {_MOST_DEATHS} times without labelling an image")
 
     def _let_go(self, hand: Hand, reason: str) -> None:
         logger.warning("the job goes on without the worker on %s, which %s", printable(hand.place.host), reason)

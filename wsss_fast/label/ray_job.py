@@ -14,7 +14,7 @@ from typing import Any
 
 from wsss_fast.label.job import Job, Labels, Row, Writers
 from wsss_fast.label.plan import Location, PlannedImage
-from wsss_fast.label.ray_cluster import Cluster, Event, whole_location
+from wsss_fast.label.ray_cluster import Call, Cluster, Event, whole_location
 from wsss_fast.label.ray_worker import Made
 from wsss_fast.label.read import ImageError
 from wsss_fast.label.write import OutputFolder, OutputRefusedError, OutputStoppedError
@@ -58,20 +58,13 @@ class _Batch:
     outcomes: dict[PlannedImage, Outcome] = field(default_factory=dict)
 
 
-@dataclass(eq=False)
-class _Call:
-    batch: _Batch
-    images: list[tuple[PlannedImage, Location]]
-    deaths: int = 0
-
-
 class Remote:
     """In place of `decode.Decoders`: what comes ahead is not only read, but labelled."""
 
     def __init__(self, cluster: Cluster, labels: Labels | None) -> None:
         self._cluster = cluster
         self._labels = labels
-        self._queue: deque[_Call] = deque()
+        self._queue: deque[Call] = deque()
         self._failed_in_a_row = 0
 
     def ahead(self, items: Iterable[tuple[tuple[PlannedImage, Any], Location]]) -> Iterator[tuple[Any, Outcome]]:
@@ -80,7 +73,7 @@ class Remote:
         for _, members in groupby(items, key=lambda item: id(item[0][1])):
             batch = _Batch(list(members))
             waiting.append(batch)
-            self._queue.append(_Call(batch, [(image, whole_location(location)) for (image, _), location in batch.items]))
+            self._queue.append(Call(batch, [(image, whole_location(location)) for (image, _), location in batch.items]))
             self._hand_out()
             while len(waiting) > _BATCHES_AHEAD * len(self._cluster.hands):
                 yield from self._finished(waiting.popleft())
@@ -88,11 +81,15 @@ class Remote:
             yield from self._finished(waiting.popleft())
 
     def _finished(self, batch: _Batch) -> Iterator[tuple[Any, Outcome]]:
+        self._look(0.0)  # no worker is to idle while finished batches are written
         while len(batch.outcomes) < len(batch.items):
-            for event in self._cluster.wait():
-                self._take(event)
-            self._hand_out()
+            self._look(1.0)
         yield from ((item, batch.outcomes[item[0]]) for item, _ in batch.items)
+
+    def _look(self, seconds: float) -> None:
+        for event in self._cluster.wait(seconds):
+            self._take(event)
+        self._hand_out()
 
     def _hand_out(self) -> None:
         """The least busy worker first."""
@@ -104,25 +101,24 @@ class Remote:
             labels = self._labels
             if labels is not None:
                 labels = {image.name: labels[image.name] for image, _ in call.images if image.name in labels}
-            self._cluster.submit(min(free, key=lambda hand: len(hand.calls)), call, call.images, labels)
+            self._cluster.submit(min(free, key=lambda hand: len(hand.calls)), call, labels)
 
     def _take(self, event: Event) -> None:
-        call: _Call = event.call
+        call = event.call
         if event.made is not None:
             self._failed_in_a_row = 0
             for (image, _), made in zip(call.images, event.made, strict=True):
                 call.batch.outcomes[image] = lambda made=made: made
             return
-        call.deaths += event.blamed
         if not event.blamed:
             self._queue.appendleft(call)
         elif call.deaths < _DEATHS:
-            alone = [_Call(call.batch, [image], call.deaths) for image in call.images]
+            alone = [Call(call.batch, [image], call.deaths) for image in call.images]
             self._queue.extendleft(reversed(alone))
         else:
             self._fail(call)
 
-    def _fail(self, call: _Call) -> None:
+    def _fail(self, call: Call) -> None:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= _FAILED_IN_A_ROW:
             raise OutputStoppedError(
