@@ -107,6 +107,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(bright, tmp_path, caplog)
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
 
 
+@pytest.mark.soak  # each death loads torch once more; test_label_ray_workers.py has the same without Ray
 def test_an_image_that_kills_its_worker_fails_alone(bright, tmp_path):
     images = five_pictures(tmp_path)
     picture(30).save(images / "poison.png")
