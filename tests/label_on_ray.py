@@ -29,6 +29,9 @@ class BrightWorker(ray_worker.Worker):
         return super().label(images, labels)
 
 
+NEVER = object()  # what a call of a worker of `FakeRay` gives that does not end
+
+
 class DeathError(Exception):
     """Of a worker of `FakeRay`."""
 
@@ -54,12 +57,6 @@ class FakeRay:
         host = self._hosts[scheduling_strategy.node_id]
         return SimpleNamespace(remote=lambda: FakeActor(self, self._worker(host)))
 
-    def wait(self, refs, num_returns=1, timeout=None):
-        return refs[:num_returns], refs[num_returns:]
-
-    def get(self, ref):
-        return ref.result()
-
     def kill(self, actor):
         actor.dead = True
 
@@ -80,13 +77,15 @@ class FakeActor:
         try:
             if self.dead:
                 raise DeathError
-            future.set_result(getattr(self._worker, method)(*arguments))
+            result = getattr(self._worker, method)(*arguments)
+            if result is not NEVER:
+                future.set_result(result)
         except DeathError:
             self.dead = True
             future.set_exception(ActorDiedError())
         except Exception as error:
             future.set_exception(RayTaskError(method, "", error))
-        return future
+        return SimpleNamespace(future=lambda: future)
 
 
 class MortalWorker(ray_worker.Worker):

@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from label_on_ray import DeathError, FakeRay, MortalWorker
+from label_on_ray import NEVER, DeathError, FakeRay, MortalWorker
 from label_standins import BrightEngine, five_pictures, label, picture, tree
 from test_label_jobs import twenty
 
@@ -154,23 +154,12 @@ def test_workers_that_differ_are_refused(cluster, tmp_path):
 
 
 def test_a_worker_that_finds_no_room_is_done_without(cluster, tmp_path, monkeypatch, caplog):
-    real = FakeRay.wait
-
-    def wait(self, refs, num_returns=1, timeout=None):
-        return real(self, [ref for ref in refs if ref is not self.hidden], num_returns)
+    class Waiting(MortalWorker):
+        def prepare(self, *arguments):
+            return NEVER if self.host == "b" else super().prepare(*arguments)
 
     monkeypatch.setattr(ray_cluster, "START_SECONDS", 0.0)
-    monkeypatch.setattr(FakeRay, "wait", wait)
-    monkeypatch.setattr(FakeRay, "hidden", None, raising=False)
-    begin = ray_cluster.Cluster._start
-
-    def start(self, hand):
-        begin(self, hand)
-        if hand.place.host == "b":
-            self._ray.hidden = hand.preparing
-
-    monkeypatch.setattr(ray_cluster.Cluster, "_start", start)
-    summary, _ = cluster(five_pictures(tmp_path), tmp_path / "out")
+    summary, _ = cluster(five_pictures(tmp_path), tmp_path / "out", Waiting)
     assert summary.labelled == 5 and "without the worker on b, which was not ready after 0 seconds" in caplog.text
 
 

@@ -10,7 +10,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,10 +54,10 @@ class Hand:
 
     place: Place
     actor: Any = None
-    preparing: Any = None  # the reference of its description, until that is there
+    preparing: Future[Description] | None = None  # until it is ready
     since: float = 0.0
     deaths: int = 0  # since it last finished a call, not counting those that the images may have caused
-    calls: dict[Any, Call] = field(default_factory=dict)  # by reference, in the order in which they are done
+    calls: dict[Future[list[Made]], Call] = field(default_factory=dict)  # in the order in which they are done
 
 
 @dataclass(eq=False)
@@ -107,14 +108,12 @@ class Cluster:
             logger.warning("%s", warning)
 
     def submit(self, hand: Hand, call: Call, labels: Labels | None) -> None:
-        hand.calls[hand.actor.label.remote(call.images, labels)] = call
+        hand.calls[_future(hand.actor.label.remote(call.images, labels))] = call
 
     def wait(self, seconds: float = _LOOK_SECONDS) -> list[Event]:
         """What happened to calls, once anything happened or the time is over. The dead are replaced."""
-        pending = [ref for hand in self.hands for ref in ([hand.preparing] if hand.preparing is not None else hand.calls)]
-        ready: set[Any] = set()
-        if pending and self._ray.wait(pending, timeout=seconds)[0]:  # one is ready; perhaps there are more
-            ready.update(self._ray.wait(pending, num_returns=len(pending), timeout=0)[0])
+        pending = [future for hand in self.hands for future in ([hand.preparing] if hand.preparing else hand.calls)]
+        ready = wait(pending, seconds, FIRST_COMPLETED).done
         events: list[Event] = []
         for hand in list(self.hands):
             if hand.preparing is not None:
@@ -138,7 +137,7 @@ class Cluster:
             scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
         ).remote()
         settings = dataclasses.replace(self._settings, device="cuda" if place.gpu else "cpu")
-        hand.preparing = hand.actor.prepare.remote(self._model, settings, self._threads, _samples(self._plan))
+        hand.preparing = _future(hand.actor.prepare.remote(self._model, settings, self._threads, _samples(self._plan)))
         hand.since = time.monotonic()
 
     def _look(self, hand: Hand, ready: bool) -> None:
@@ -152,7 +151,7 @@ class Cluster:
                 )
             return
         try:
-            found: Description = self._ray.get(hand.preparing)
+            found = hand.preparing.result()
         except RayTaskError as error:
             raise _readable(error.cause, hand.place.host) from error
         except RayError as error:
@@ -172,13 +171,13 @@ class Cluster:
         hand.preparing = None
         logger.info("worker on %s ready (process %d)", found.host, found.pid)
 
-    def _collect(self, hand: Hand, ready: set[Any]) -> list[Event]:
+    def _collect(self, hand: Hand, ready: Set[Future[Any]]) -> list[Event]:
         from ray.exceptions import RayError, RayTaskError
 
         events: list[Event] = []
-        for ref in [ref for ref in hand.calls if ref in ready]:
+        for future in [future for future in hand.calls if future in ready]:
             try:
-                made = self._ray.get(ref)
+                made = future.result()
             except RayTaskError as error:
                 raise _readable(error.cause, hand.place.host) from error
             except RayError as error:
@@ -188,7 +187,7 @@ class Cluster:
                 events += [Event(first, None, blamed=True), *(Event(call, None) for call in others)]
                 self._bury(hand, error, counts=first.deaths == 1)
                 break
-            events.append(Event(hand.calls.pop(ref), made))
+            events.append(Event(hand.calls.pop(future), made))
             hand.deaths = 0
         return events
 
@@ -218,6 +217,11 @@ class Cluster:
         self.hands = []
         if self._owned:
             self._ray.shutdown()
+
+
+def _future(reference: Any) -> Future[Any]:
+    """Waiting for it is Python's: a signal that comes while Ray itself waits ends in an error of Ray."""
+    return reference.future()
 
 
 def placements(nodes: Sequence[dict[str, Any]], device: str) -> list[Place]:
