@@ -123,7 +123,7 @@ def _job(cluster: Cluster | None, *parts: Any) -> Job:
         return Job(*parts)
     from wsss_fast.label.ray_job import ClusterJob
 
-    return ClusterJob(*parts, cluster)
+    return ClusterJob(*parts, cluster=cluster)
 
 
 def _cluster(model: Any, settings: LabelSettings, plan: Plan) -> Cluster:

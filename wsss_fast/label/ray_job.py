@@ -31,7 +31,7 @@ Outcome = Callable[[], Made]  # or raises ImageError
 class ClusterJob(Job):
     """A job whose images come back finished."""
 
-    cluster: Cluster
+    cluster: Cluster = field(kw_only=True)
 
     def decoders(self) -> Remote:  # type: ignore[override]
         return Remote(self.cluster, self.labels)
