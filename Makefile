@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A CPU build of torch where the index offers one under this name; set TORCH= to use another build or version.
 TORCH ?= torch==2.13.0
-EXTRAS := dev,peers,demo,train,export
+EXTRAS := dev,peers,demo,train,export,ray
 # One CUDA architecture keeps the test build short; make wheel takes all usual ones.
 export WSSS_CUDA_ARCHS ?= 90
 export WSSS_BUILD_DIR ?= build/package

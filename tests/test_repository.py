@@ -76,6 +76,23 @@ def test_the_library_does_not_print() -> None:
     assert not lines_with(r"(?<![\w.])print\(", [name for name in under("wsss_fast/") if not is_text_in(name, "print(")])
 
 
+def test_nothing_runs_what_a_file_says() -> None:
+    """No unpickling but torch's restricted one, no YAML but the safe loader, no shell."""
+    forbidden = (
+        r"pickle\.(load|loads|Unpickler)\b|allow_pickle=True|weights_only=False|yaml\.(load|full_load|unsafe_load)\("
+        r"|(?<![\w.])(eval|exec)\(|os\.(system|popen)\(|shell=True"
+    )
+    names = under("wsss_fast/")
+    assert not lines_with(forbidden, names)
+    assert not [line for line in lines_with(r"torch\.load\(", names) if "weights_only=True" not in line]
+
+
+def test_the_promises_of_security_have_their_tests() -> None:
+    promised = re.findall(r"`(tests/\w+\.py)::(\w+)`", TEXTS["SECURITY.md"])
+    assert len(promised) > 20
+    assert not [f"{file}::{name}" for file, name in promised if f"\ndef {name}(" not in TEXTS.get(file, "")]
+
+
 def is_text_in(name: str, word: str) -> bool:
     """Whether every line with `word` belongs to a string: a program for a child process."""
     strings = [

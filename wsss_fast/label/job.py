@@ -98,7 +98,7 @@ class Job:
 
     def to_folder(self, decoders: Decoders, folder: OutputFolder, job: manifest.Manifest) -> bool:
         """Whether anything was computed."""
-        writers = _Writers(self.workers)
+        writers = Writers(self.workers)
         batches: deque[_Batch] = deque()
         items = self._unfinished(folder, job, batches)
         computed = False
@@ -107,7 +107,7 @@ class Job:
                 if not batch.rows and self.too_many_failed():
                     break
                 computed = True
-                batch.rows.append(self._start(image, outcome, folder, writers))
+                batch.rows.append(self.start(image, outcome, folder, writers))
                 self._append(batches, job, wait=False)
             self._append(batches, job, wait=True)
         except BaseException as error:
@@ -165,7 +165,7 @@ class Job:
             return False
         return folder.size(formats.main_file(image.output, self.settings.format)) == done.output_bytes
 
-    def _start(self, image: PlannedImage, outcome: Outcome, folder: OutputFolder, writers: _Writers) -> Future[Row]:
+    def start(self, image: PlannedImage, outcome: Outcome, folder: OutputFolder, writers: Writers) -> Future[Row]:
         row: Row = {"kind": "image", "image": image.name}
         try:
             stamp = stamp_of(self.plan.location(image))
@@ -288,7 +288,7 @@ class Job:
             job.append([row])
 
 
-class _Writers:
+class Writers:
     """Threads that finish images; a bounded number of them wait. Without threads, in the thread of the caller."""
 
     def __init__(self, threads: int) -> None:

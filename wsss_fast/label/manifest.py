@@ -16,11 +16,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from wsss_fast._version import __version__
 from wsss_fast.label.done import DoneTable
 from wsss_fast.label.names import printable
 from wsss_fast.label.write import OutputFolder, OutputStoppedError, write_all
@@ -44,6 +48,20 @@ def suffix(shard: tuple[int, int]) -> str:
 
 def name_of(shard: tuple[int, int]) -> str:
     return f"manifest{suffix(shard)}.jsonl"
+
+
+def tool() -> dict[str, Any]:
+    """For the header: what made the masks, besides settings and model."""
+    import PIL
+    import torch
+
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pillow": PIL.__version__,
+        "numpy": np.__version__,
+    }
+    return {"tool": f"wsss_fast {__version__}", "made_with": {**versions, "threads": torch.get_num_threads()}}
 
 
 class Manifest:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import platform
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsss_fast._version import __version__
 from wsss_fast.label import collect, formats, manifest
 from wsss_fast.label.decode import Decoders
 from wsss_fast.label.done import DoneTable
@@ -28,6 +27,9 @@ from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.label.sources import Images, make_plan
 from wsss_fast.label.walk import Walk, load_walk
 from wsss_fast.label.write import OutputFolder
+
+if TYPE_CHECKING:
+    from wsss_fast.label.ray_cluster import Cluster
 
 logger = logging.getLogger("wsss_fast.label")
 
@@ -98,33 +100,48 @@ def label(
     """
     chosen = LabelSettings.create(**settings)
     folder_path = Path(out) if out is not None else None
-    if folder_path is None and (chosen.format not in ("palette", "index") or chosen.shard is not None or chosen.report):
-        name = "shard" if chosen.shard is not None else "report" if chosen.report else "format"
+    files_only = {"ray": chosen.ray is not None, "shard": chosen.shard is not None, "report": chosen.report}
+    files_only["format"] = chosen.format not in ("palette", "index")
+    if folder_path is None and any(files_only.values()):
+        name = next(name for name, asked in files_only.items() if asked)
         raise SettingsError(f"label: '{name}' is for files, and without 'out' none are written")
     plan = make_plan(images, folder_path, chosen)
     if folder_path is not None:
         _refuse_foreign_files(plan, folder_path, chosen.format, restart)
         if chosen.report:
             _refuse_images_in(REPORT, plan, "--report")
-    loaded = load_model(model, chosen)
-    chosen = resolved(loaded, chosen)
-    _check_classes(loaded, chosen)
-    collect.check(chosen.format)
-    walk = load_walk(chosen)
-    labels = _read_labels(plan, loaded, chosen)
-    summary = LabelSummary(total=len(plan), out=folder_path)
-    counter = _Counter(summary, progress, chosen.max_failures)
-    job = Job(plan, chosen, loaded, walk, labels, counter, counter.too_many)
-    decoders = job.decoders()
-    try:
+    with contextlib.ExitStack() as stack:
+        cluster = None if chosen.ray is None else stack.enter_context(contextlib.closing(_cluster(model, chosen, plan)))
+        loaded = load_model(model, chosen) if cluster is None else cluster.model
+        chosen = resolved(loaded, chosen)
+        _check_classes(loaded, chosen)
+        collect.check(chosen.format)
+        walk = load_walk(chosen) if cluster is None else cluster.model.walk
+        labels = _read_labels(plan, loaded, chosen)
+        summary = LabelSummary(total=len(plan), out=folder_path)
+        counter = _Counter(summary, progress, chosen.max_failures)
+        job = _job(cluster, plan, chosen, loaded, walk, labels, counter, counter.too_many)
+        decoders = stack.enter_context(contextlib.closing(job.decoders()))
         if folder_path is None:
             job.in_memory(decoders)
         else:
             _run(job, folder_path, decoders, restart, summary, progress)
-    finally:
-        decoders.close()
-    summary.stopped = counter.too_many()
+        summary.stopped = counter.too_many()
     return summary
+
+
+def _job(cluster: Cluster | None, *parts: Any) -> Job:
+    if cluster is None:
+        return Job(*parts)
+    from wsss_fast.label.ray_job import ClusterJob
+
+    return ClusterJob(*parts, cluster=cluster)
+
+
+def _cluster(model: Any, settings: LabelSettings, plan: Plan) -> Cluster:
+    from wsss_fast.label.ray_cluster import Cluster
+
+    return Cluster(model, settings, plan)
 
 
 def _run(job: Job, path: Path, decoders: Decoders, restart: bool, summary: LabelSummary, progress: Progress | None) -> None:
@@ -261,23 +278,13 @@ def _write_failures(plan: Plan, record: manifest.Manifest, folder: OutputFolder,
 
 
 def _header(model: Model, walk: Walk | None, settings: LabelSettings) -> dict[str, Any]:
-    import PIL
-    import torch
-
     decided = {**settings.for_manifest(), "labels": "predicted" if settings.labels is None else "given"}
     return {
         "schema": manifest.SCHEMA,
         "settings": {**decided, "walk": None if walk is None else walk.identity},
         "model": model.identity,
         "classes": list(model.class_names),
-        "tool": f"wsss_fast {__version__}",
-        "made_with": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pillow": PIL.__version__,
-            "numpy": np.__version__,
-            "threads": torch.get_num_threads(),
-        },
+        **manifest.tool(),
     }
 
 

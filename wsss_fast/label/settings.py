@@ -72,6 +72,7 @@ class LabelSettings:
     split: str | None = _neutral(None, "images of a VOC folder: a list in ImageSets, as trainaug")
     root: str | None = _neutral(None, "folder of the images that a list or a COCO file names (default: the file's own)")
     shard: str | None = _neutral(None, "i/n: every n-th batch from batch i on (i from 0); shards share one --out")
+    ray: str | None = _neutral(None, "machines of a Ray cluster label: HOST:PORT, or auto for the one this machine belongs to")
     batch: int = _neutral(8, "images recorded together; an interrupted batch is computed again")
     max_pixels: int = _neutral(80_000_000, "images with more pixels are refused from their header")
     max_bytes: int = _neutral(512 * 1024 * 1024, "larger files are refused unread")
@@ -101,6 +102,12 @@ class LabelSettings:
         if self.alphas[0] > self.alphas[1]:
             _settings.fail(_OWNER, "alphas", "begin with the smaller one", self.alphas, "for example 4,24")
         self._check_fit()
+        if self.ray is not None and (not isinstance(self.ray, str) or not self.ray):
+            _settings.fail(_OWNER, "ray", "be auto or HOST:PORT", self.ray)
+        if self.ray is not None and self.report:
+            raise SettingsError(
+                "label: 'report' is made on one machine. Hint: afterwards, the same command without 'ray'"
+            )
         _ = self.place
 
     def _check_fit(self) -> None:
