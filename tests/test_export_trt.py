@@ -13,7 +13,8 @@ from wsss_fast.cli import main
 from wsss_fast.export import load_engine, trt
 from wsss_fast.export.onnx import write_onnx
 from wsss_fast.export.trt.cache import EngineCache, record_path
-from wsss_fast.export.trt.spec import EngineSpec, parse_shapes, profile_of_sizes
+from wsss_fast.export.trt.profile import parse_shapes, profile_of_sizes
+from wsss_fast.export.trt.spec import EngineSpec
 
 SHAPES = "1x64x64,1x96x96,2x128x128"
 CPU = torch.device("cpu")
