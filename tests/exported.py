@@ -71,6 +71,7 @@ MORE_CASES = [
     Case("deeplab", "vgg16", FOV, published="paper"),
     Case("deeplab", "resnet38", FOV),
 ]
+BY_METHOD = {case.method: case for case in reversed((*CASES, *MORE_CASES))}  # the first of each
 SEAM = CASES[3]
 SMALLEST = CASES[0]
 
