@@ -21,6 +21,11 @@ pytestmark = pytest.mark.cuda
 PROFILE = "1x32x32,1x96x96,3x320x320"
 
 
+def brief(names: tuple[str, ...], first: tuple[str, ...]) -> list[Any]:
+    """TensorRT builds for a minute and more: `first` go into every run on a GPU, the others into the long one."""
+    return [pytest.param(name, marks=[] if name in first else [pytest.mark.soak]) for name in names]
+
+
 @pytest.fixture(params=["trt", "trt-rtx"])
 def flavour(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> str:
     pytest.importorskip("onnx", reason="onnx cannot be had here")
@@ -39,7 +44,7 @@ def engine(case: Case, precision: str, flavour: str, plugins: Path | None = None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("method", methods.NAMES)
+@pytest.mark.parametrize("method", brief(methods.NAMES, ("seam", "irn")))
 def test_an_engine_gives_what_the_network_gives(method: str, precision: str, flavour: str) -> None:
     case = BY_METHOD[method]
     made, model = engine(case, precision, flavour), case.network()
@@ -47,7 +52,7 @@ def test_an_engine_gives_what_the_network_gives(method: str, precision: str, fla
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("method", ["seam", "cpn", "l2g"])
+@pytest.mark.parametrize("method", brief(("seam", "cpn", "l2g"), ("cpn",)))
 def test_plugin_layers_give_what_the_network_gives(method: str, precision: str, flavour: str) -> None:
     case = BY_METHOD[method]
     made, model = engine(case, precision, flavour, plugin_library()), case.network()

@@ -198,7 +198,8 @@ def verify(
 
 def _compare(name: str, pixels: Tensor, eager: Engine, engine: Engine) -> tuple[Comparison, list[Tensor]]:
     image = eager.normalise(pixels)
-    wanted, got = (_tuple(one.forward_cam(image)) for one in (eager, engine))
+    # the reference may be on the CPU where the engine is on a GPU
+    wanted, got = ([out.to(pixels.device) for out in _tuple(one.forward_cam(image.to(one.device)))] for one in (eager, engine))
     if [one.shape for one in wanted] != [one.shape for one in got]:
         shapes = [[list(one.shape) for one in side] for side in (got, wanted)]
         raise ValueError(f"verify: the engine gives shapes {shapes[0]}, the network {shapes[1]}")

@@ -24,8 +24,7 @@ def use(trt: ModuleType, config: Any, path: Path, warn: Warn) -> bool:
     # who builds for a GPU that is not there measures nothing; TensorRT-RTX has the functions, and cannot read its own caches
     if flavour.builds_without_gpu(trt) or not hasattr(config, "create_timing_cache"):
         return False
-    kept = read(path, warn)
-    if kept:
+    if kept := read(path, warn):
         if _accepted(config, kept):
             return True
         warn(f"{trt.__name__} refuses the timing cache '{path.name}', which is begun anew")
