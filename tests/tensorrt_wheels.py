@@ -58,7 +58,19 @@ def fetched(requirement: str, name: str, digest: str) -> Path:
     for folder in (BUILD / "wheels", ROOT / "wheelhouse"):
         if (folder / name).exists():
             return checked(folder / name, digest)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", BUILD / "wheels", requirement]
+    quick = ["--retries", "1", "--timeout", "20"]  # without a network the answer is to come soon
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        *quick,
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        BUILD / "wheels",
+        requirement,
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
