@@ -179,5 +179,5 @@ def resized_to(pixels: Tensor, size: Sequence[int]) -> Tensor:
     if list(size) == list(pixels.shape[2:]):
         return pixels
     # not on uint8: torch's own path for bytes fails on some sizes
-    smooth = functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
+    smooth = functional.interpolate(pixels.float(), tuple(size), mode="bicubic", antialias=True, align_corners=False)
     return smooth.round_().clamp_(0, 255).to(torch.uint8)
