@@ -19,11 +19,11 @@ from wsss_fast.export.onnx import exportable
 from wsss_fast.nets import weights
 
 
-def loud(gain: float = 550) -> torch.nn.Module:
-    """The same function, but what conv4_1 gives is gain^2 times as large."""
+def loud(gain: float = 900) -> torch.nn.Module:
+    """The same function, but what conv4_1 gives is gain^2 times as large, and without its bias."""
     model = SMALLEST.network()
     with torch.no_grad():
-        for layer, weight, bias in (("conv3_3", 1, 1), ("conv4_1", 1, 2), ("conv4_2", -1, 1), ("conv4_3", -1, 0)):
+        for layer, weight, bias in (("conv3_3", 1, 1), ("conv4_1", 1, -9), ("conv4_2", -1, 1), ("conv4_3", -1, 0)):
             getattr(model, layer).weight.mul_(gain**weight)
             getattr(model, layer).bias.mul_(gain**bias)
     return model
@@ -41,7 +41,6 @@ def test_large_values_are_found_and_stay_float32(tmp_path: Path, capsys: pytest.
         model.forward_cam(model.normalise(torch.full((1, 3, 64, 64), 200, dtype=torch.uint8)))
     assert values[0].layer == "conv4_1" and values[0].largest == pytest.approx(seen[0], rel=1e-2) and seen[0] > 65504
 
-    assert not load_engine(given, device="cpu").forward_cam(torch.randn(1, 3, 65, 64)).isfinite().all()
     command = ["export", str(checkpoint), "--onnx", str(given), "--precision", "fp16", "--out", str(out), "--verify", str(images)]
     assert main(command) == 0
     assert "computed in float32, float16 could overflow: conv2d_7 (conv4_1)" in capsys.readouterr().out

@@ -93,6 +93,7 @@ def _export(given: Any, settings: ExportSettings) -> int:
             "network": json.loads(meta.to_json()),
             "verified": None if report is None else json.loads(report.to_json()),
             "not_verified": exported.not_verified,
+            "kept_in_float32": list(exported.kept_in_float32),
             "reports": [str(path) for path in exported.written],
         }
         sys.stdout.write(json.dumps(told) + "\n")
@@ -100,8 +101,8 @@ def _export(given: Any, settings: ExportSettings) -> int:
     sys.stdout.write(f"{exported.path}: {meta.method} on {meta.backbone}, {meta.num_classes} classes, {meta.precision}\n")
     if report is not None:
         sys.stdout.write(f"verified: {report.verdict()}\n")
-        kept = (report.float16 or {}).get("kept_in_float32")
-        sys.stdout.write(f"computed in float32, float16 could overflow: {', '.join(kept)}\n" if kept else "")
+    if exported.kept_in_float32:
+        sys.stdout.write(f"computed in float32, float16 could overflow: {', '.join(exported.kept_in_float32)}\n")
     if exported.not_verified:
         sys.stdout.write(f"NOT verified: {exported.not_verified}\n")
     if exported.written:

@@ -17,7 +17,7 @@ from wsss_fast.export import foreign, source
 from wsss_fast.export.engine import Engine, EngineMeta
 from wsss_fast.export.onnx import whole_file, write_onnx
 from wsss_fast.export.settings import SUFFIXES, ExportSettings
-from wsss_fast.export.verify import Picture, Report, pictures, verify
+from wsss_fast.export.verify import Picture, Report, generated, pictures, verify
 
 Progress = Callable[[str], None]
 
@@ -40,6 +40,7 @@ class Exported:
     report: Report | None  # None: this machine cannot run the engine
     not_verified: str = ""  # why
     written: tuple[Path, ...] = ()  # reports
+    kept_in_float32: tuple[str, ...] = ()  # values that float16 could not hold
 
 
 def export(
@@ -96,9 +97,9 @@ def export(
             graph = Path(folder) / f"{out.stem}.onnx"
             against = _reference(source, settings, module)
             meta, report, written = _in_int8(source, graph, against, samples, images or samples, settings, out, progress)
-        elif meta.precision == "fp16" and settings.engine != "aoti" and images is not None:
+        elif meta.precision == "fp16" and settings.engine != "aoti":
             progress("looking for overflow")
-            graph, float16 = _without_overflow(source, Path(folder) / f"{out.stem}.onnx", images, meta)
+            graph, float16 = _without_overflow(source, Path(folder) / f"{out.stem}.onnx", images or generated(), meta)
         if settings.engine in ("trt", "trt-rtx"):
             progress("building the engine")
             made = tensorrt.build_for_export(graph, Path(folder) / out.name, settings)
@@ -121,7 +122,7 @@ def export(
         elif settings.verify is not None:
             raise RuntimeError(f"export: '--verify' cannot be done here: {reason}")
         _put_in_place(made, out, onnx)
-    return Exported(out, meta, report, reason or "", written)
+    return Exported(out, meta, report, reason or "", written, tuple((float16 or {}).get("kept_in_float32", ())))
 
 
 def _in_int8(
@@ -152,7 +153,9 @@ def _in_int8(
 
 
 def _without_overflow(source: Path, made: Path, images: list[Picture], meta: EngineMeta) -> tuple[Path, dict[str, Any]]:
-    """The float16 graph, rewritten at `made` if it must compute something in float32; and what to report of that."""
+    """The float16 graph, rewritten at `made` if it must compute something in float32; and what to report of that. Running it on a CPU
+    would not show an overflow: ONNX Runtime computes in float32 there.
+    """
     import onnx
 
     from wsss_fast.export import half
