@@ -153,8 +153,8 @@ def _in_int8(
 
 
 def _without_overflow(source: Path, made: Path, images: list[Picture], meta: EngineMeta) -> tuple[Path, dict[str, Any]]:
-    """The float16 graph, rewritten at `made` if it must compute something in float32; and what to report of that. Running it on a CPU
-    would not show an overflow: ONNX Runtime computes in float32 there.
+    """The float16 graph, rewritten at `made` if it must compute something in float32; and what to report of that. Running it on
+    a CPU would not show an overflow: ONNX Runtime computes in float32 there.
     """
     import onnx
 
