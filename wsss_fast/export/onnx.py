@@ -47,6 +47,10 @@ class ForwardCam(nn.Module):
 def exportable(model: nn.Module, precision: str) -> ForwardCam:
     """The folded network in the given precision; `model` stays as it is."""
     folded = nets.fold(model).requires_grad_(False).cpu().to(PRECISIONS[precision])
+    for name, value in folded.state_dict().items():
+        if not value.isfinite().all():
+            hint = "--precision bf16 or fp32"
+            raise ValueError(f"export: weights '{name}' must be finite, some are not in {precision}. Hint: {hint}")
     return ForwardCam(folded, precision).eval()
 
 
@@ -69,7 +73,8 @@ def write_onnx(
     Args:
         model: in eval mode; not changed.
         path: ends in ``.onnx``.
-        precision: "fp32", "fp16" or "bf16": of weights and arithmetic. PCM, PRCM and affinities compute in float32.
+        precision: "fp32", "fp16" or "bf16": of weights and arithmetic. PCM, PRCM, affinities and group normalisation compute in
+            float32.
         classes: names of the object classes.
 
     Returns:
@@ -113,9 +118,11 @@ def _finished(program: Any, meta: EngineMeta) -> Any:
     import onnx
 
     from wsss_fast.export.functions import complete
+    from wsss_fast.export.half import keep_sums_in_float32
 
     proto = program.model_proto
     complete(proto)
+    keep_sums_in_float32(proto)
     demand_dynamic(proto, meta)
     versions = {**meta.versions, "onnx": onnx.__version__, "onnxscript": require("onnxscript").__version__}
     onnx.helper.set_model_props(proto, {META: replace(meta, versions=versions).to_json()})

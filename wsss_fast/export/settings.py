@@ -8,14 +8,16 @@ from wsss_fast._settings import setting
 
 ENGINES = ("onnx", "ort", "trt", "trt-rtx", "aoti")
 SUFFIXES = {"onnx": ".onnx", "ort": ".onnx", "trt": ".engine", "trt-rtx": ".engine", "aoti": ".pt2"}
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 TENSORRT = ("trt", "trt-rtx")
 
 
 @dataclass(frozen=True)
 class ExportSettings:
     engine: str = setting("onnx", "onnx, ort, trt, trt-rtx or aoti")
-    precision: str = setting("fp32", "fp32, fp16 or bf16: of weights and arithmetic")
+    precision: str = setting("fp32", "fp32, fp16 or bf16: of weights and arithmetic; int8: of convolutions")
+    calibrate: str | None = setting(None, "int8: folder of images that show how large activations become")
+    keep_float: tuple[str, ...] = setting((), "int8: layers that stay float32, by name or the first part of it")
     device: str = setting("auto", "auto, cpu or cuda: where an ort or aoti engine is to run")
     method: str | None = setting(None, "of a checkpoint that does not say, or of --random-weights")
     backbone: str | None = setting(None, "likewise; default the method's first")
@@ -28,7 +30,7 @@ class ExportSettings:
     require_plugins: int | None = setting(None, "TensorRT: plugin layers that the engine must at least have; needs --plugins")
     verify: str | None = setting(None, "folder of images on which the engine must label as the network does")
     masks: str | None = setting(None, "their masks (PNG, the same stems): the report tells the mIoU too")
-    bound: float | None = setting(None, "share of pixels that must agree; default 0.999 in fp32, 0.995 in fp16, 0.95 in bf16")
+    bound: float | None = setting(None, "share of pixels that must agree; default 0.999 in fp32, 0.995 in fp16, 0.95 else")
     threads: int | None = setting(None, "CPU threads of verification and --bench; default those of torch")
 
     def __post_init__(self) -> None:
@@ -37,6 +39,12 @@ class ExportSettings:
                 raise ValueError(f"export: '{name}' must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.random_weights is not None and self.method is None:
             raise ValueError("export: 'random_weights' needs a method. Hint: --method seam --random-weights 0")
+        if (self.precision == "int8") != (self.calibrate is not None):
+            raise ValueError("export: 'int8' needs images and nothing else does. Hint: --precision int8 --calibrate IMAGES")
+        if self.keep_float and self.precision != "int8":
+            raise ValueError(f"export: 'keep_float' is for int8, got {self.precision}")
+        if self.precision == "int8" and self.engine == "aoti":
+            raise ValueError("export: 'int8' is for onnx, ort and TensorRT, got aoti")
         if self.masks is not None and self.verify is None:
             raise ValueError("export: 'masks' needs images. Hint: --verify IMAGES --masks MASKS")
         if self.bound is not None and not 0 <= self.bound <= 1:

@@ -105,9 +105,7 @@ class LabelSettings:
         if self.ray is not None and (not isinstance(self.ray, str) or not self.ray):
             _settings.fail(_OWNER, "ray", "be auto or HOST:PORT", self.ray)
         if self.ray is not None and self.report:
-            raise SettingsError(
-                "label: 'report' is made on one machine. Hint: afterwards, the same command without 'ray'"
-            )
+            raise SettingsError("label: 'report' is made on one machine. Hint: afterwards, the same command without 'ray'")
         _ = self.place
 
     def _check_fit(self) -> None:
