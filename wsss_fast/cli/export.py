@@ -94,6 +94,7 @@ def _export(given: Any, settings: ExportSettings) -> int:
             "verified": None if report is None else json.loads(report.to_json()),
             "not_verified": exported.not_verified,
             "reports": [str(path) for path in exported.written],
+            "triton": None if exported.triton is None else str(exported.triton),
         }
         sys.stdout.write(json.dumps(told) + "\n")
         return exit_codes.DONE
@@ -101,6 +102,8 @@ def _export(given: Any, settings: ExportSettings) -> int:
     sys.stdout.write(f"verified: {report.verdict()}\n" if report else f"NOT verified: {exported.not_verified}\n")
     if exported.written:
         sys.stdout.write("reports: " + ", ".join(map(str, exported.written)) + "\n")
+    if exported.triton is not None:
+        sys.stdout.write(f"for Triton: {exported.triton}\n")
     return exit_codes.DONE
 
 

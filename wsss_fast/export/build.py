@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from wsss_fast.export import engine as engines
-from wsss_fast.export import foreign, source
+from wsss_fast.export import foreign, source, triton
 from wsss_fast.export.engine import Engine, EngineMeta
 from wsss_fast.export.onnx import whole_file, write_onnx
 from wsss_fast.export.settings import SUFFIXES, ExportSettings
@@ -38,6 +38,7 @@ class Exported:
     report: Report | None  # None: this machine cannot run the engine
     not_verified: str = ""  # why
     written: tuple[Path, ...] = ()  # reports
+    triton: Path | None = None  # the model's folder in a Triton repository
 
 
 def export(
@@ -62,6 +63,8 @@ def export(
         raise ValueError(f"export: '--out' must end in {wanted} for {settings.engine}, got '{out.name}'")
     if out.is_dir():
         raise IsADirectoryError(f"export: cannot write '{out}': it is a folder")
+    if settings.triton is not None:
+        triton.check(settings, out)
     images = None if settings.verify is None else pictures(settings.verify, settings.masks)
     device = torch.device("cpu") if settings.engine == "onnx" else engines.chosen_device(settings.device)
     if settings.engine in ("trt", "trt-rtx"):
@@ -106,7 +109,8 @@ def export(
         elif settings.verify is not None:
             raise RuntimeError(f"export: '--verify' cannot be done here: {reason}")
         _put_in_place(made, out, onnx)
-    return Exported(out, meta, report, reason or "", written if report is not None else ())
+    served = None if settings.triton is None else triton.write(settings, out, meta)
+    return Exported(out, meta, report, reason or "", written if report is not None else (), served)
 
 
 def network(

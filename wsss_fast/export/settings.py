@@ -23,6 +23,7 @@ class ExportSettings:
     random_weights: int | None = setting(None, "a network without a checkpoint, of this seed; needs --method")
     shapes: str | None = setting(None, "TensorRT: least,best,most sizes, as 1x64x64,1x448x448,4x1024x1024")
     plugins: bool = setting(False, "TensorRT: our kernels as plugin layers; default: an engine that needs no library")
+    triton: str | None = setting(None, "folder: also put the file there as a model that Triton Inference Server can serve")
     verify: str | None = setting(None, "folder of images on which the engine must label as the network does")
     masks: str | None = setting(None, "their masks (PNG, the same stems): the report tells the mIoU too")
     bound: float | None = setting(None, "share of pixels that must agree; default 0.999 in fp32, 0.995 in fp16, 0.95 in bf16")
@@ -36,6 +37,9 @@ class ExportSettings:
             raise ValueError("export: 'random_weights' needs a method. Hint: --method seam --random-weights 0")
         if self.masks is not None and self.verify is None:
             raise ValueError("export: 'masks' needs images. Hint: --verify IMAGES --masks MASKS")
+        if self.triton is not None and (self.engine not in ("onnx", "ort", "trt") or (self.engine == "trt" and self.plugins)):
+            got = self.engine + " with plugin layers" * self.plugins
+            raise ValueError(f"export: 'triton' must be for onnx, ort, or trt without --plugins, got {got}")
         if self.bound is not None and not 0 <= self.bound <= 1:
             raise ValueError(f"export: 'bound' must be a number from 0 to 1, got {self.bound!r}")
         for name, least in (("num_classes", 1), ("threads", 1), ("random_weights", 0)):
