@@ -17,8 +17,9 @@ from exported import SMALLEST
 from PIL import Image
 
 from wsss_fast.export.engine import EngineMeta
-from wsss_fast.export.trt.cache import record_path, write_record
-from wsss_fast.export.trt.spec import EngineSpec, environment_of, parse_shapes
+from wsss_fast.export.trt import parse_shapes
+from wsss_fast.export.trt.cache import record_path, sha256_of, write_record
+from wsss_fast.export.trt.spec import EngineSpec, environment_of
 from wsss_fast.nets._common import CAFFE, IMAGENET, Normalisation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,12 +55,6 @@ def engine(folder: Path, plan: bytes = b"machine code", plugins: Path | None = N
     record = {"facts": spec.facts(environment_of("10.14.1")), "engine_sha256": sha256_of(path), "plugin_layers": 0}
     write_record(record_path(path), {**record, "meta": {**DESCRIPTION, **meta}, "outputs": {"maps": [-1, 4, -1, -1]}})
     return path
-
-
-def sha256_of(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def picture(height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:

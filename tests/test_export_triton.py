@@ -75,12 +75,12 @@ def agrees_with_onnxruntime(model: Path) -> None:
 
 
 def test_the_configuration_says_what_the_file_does(tmp_path: Path) -> None:
-    model = written(tmp_path, "small-net_1.x", shapes="1x8x8,1x8x8,6x8x8")
+    model = written(tmp_path, "small-net_1.x")
     assert model == tmp_path / "models" / "small-net_1.x" and files(model) == ["1/model.onnx", "README.md", "config.pbtxt"]
     assert (model / "1" / "model.onnx").read_bytes() == (tmp_path / "small-net_1.x.onnx").read_bytes()
     assert list((tmp_path / "models").iterdir()) == [model]
     config = config_of(model)
-    assert (config.name, config.backend, config.max_batch_size) == (model.name, "onnxruntime", 6)
+    assert (config.name, config.backend, config.max_batch_size) == (model.name, "onnxruntime", 4)
     assert config.dynamic_batching.max_queue_delay_microseconds > 0
     assert json.loads(config.parameters["wsss_fast"].string_value) == json.loads(meta().to_json())
     assert [list(entry.dims) for entry in (*config.input, *config.output)] == [[3, -1, -1], [3, -1, -1]]
@@ -100,7 +100,7 @@ def test_several_outputs(tmp_path: Path) -> None:
     settings = ExportSettings(triton=str(tmp_path / "models"))
     model = triton.write(settings, out, replace(meta(), outputs=("edge", "displacement")))
     agrees_with_onnxruntime(model)
-    assert "- `displacement`: float32 [N, 2, any, any]" in (model / "README.md").read_text()
+    assert "- `displacement`, float32 [N, 2, any, any]" in (model / "README.md").read_text()
     values[0].type.tensor_type.shape.dim[0].dim_value = 2
     onnx.save(helper.make_model(helper.make_graph([node], "irn", values[:1], values[1:], parts)), out)
     with pytest.raises(ValueError, match=r"'image' has \[2, 3, -1, -1\]"):
@@ -114,27 +114,28 @@ def test_devices_and_batches(tmp_path: Path) -> None:
         kinds[device] = schema().ModelInstanceGroup.Kind.Name(config.instance_group[0].kind)
         accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
         tf32[device] = [dict(entry.parameters) for entry in accelerators if entry.name == "cuda"]
-        assert len(config.instance_group) == 1 and config.max_batch_size == 4
+        assert len(config.instance_group) == 1
     assert kinds == {"auto": "KIND_AUTO", "cpu": "KIND_CPU"} and tf32 == {"auto": [{"use_tf32": "0"}], "cpu": []}
-    single = config_of(written(tmp_path, name="single", shapes="1x8x8,1x8x8,1x8x8"))
-    assert single.max_batch_size == 1 and not single.HasField("dynamic_batching")
 
 
 def test_an_engine(tmp_path: Path) -> None:
     """What stands in the record of a TensorRT engine; such engines are built on a GPU alone."""
     out = tmp_path / "net.engine"
     out.write_bytes(b"machine code")
-    facts = {"library": "10.14.1", "gpu": "NVIDIA H200"}
+    facts = {"library": "10.14.1", "gpu": "NVIDIA H200", "profile": "1x8x8,2x8x8,16x8x8"}
     write_record(record_path(out), {"facts": facts, "outputs": {"maps": [-1, 4, -1, -1]}})
-    settings = ExportSettings(engine="trt", triton=str(tmp_path / "models"), shapes="1x8x8,2x8x8,16x8x8")
+    settings = ExportSettings(engine="trt", triton=str(tmp_path / "models"))
     model = triton.write(settings, out, meta())
     assert (model / "1" / "model.plan").read_bytes() == b"machine code"
     config = config_of(model)
-    assert (config.backend, config.max_batch_size) == ("tensorrt", 16)
+    assert (config.backend, config.max_batch_size) == ("tensorrt", 16) and config.HasField("dynamic_batching")
     assert schema().ModelInstanceGroup.Kind.Name(config.instance_group[0].kind) == "KIND_GPU"
     assert [list(entry.dims) for entry in (*config.input, *config.output)] == [[3, -1, -1], [4, -1, -1]]
     assert not config.HasField("optimization")
     assert "runs with TensorRT 10.14.1 on NVIDIA H200 alone" in (model / "README.md").read_text()
+    write_record(record_path(out), {"facts": {**facts, "profile": "1x8x8,1x8x8,1x9x9"}, "outputs": {"maps": [-1, 4, -1, -1]}})
+    single = config_of(triton.write(settings, out, meta()))
+    assert single.max_batch_size == 1 and not single.HasField("dynamic_batching")
     with pytest.raises(ValueError, match="needs an engine for single images"):
         triton.check(replace(settings, shapes="2x8x8,2x8x8,2x8x8"), out)
 

@@ -25,6 +25,7 @@ _MARK = "# Written by wsss export, which replaces it. README.md says how to serv
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _BACKENDS = {".onnx": ("onnxruntime", "model.onnx"), ".engine": ("tensorrt", "model.plan")}
 _OURS = {"config.pbtxt", "README.md", *(f"1/{model}" for _, model in _BACKENDS.values())}
+_BATCH = 4  # of an ONNX file, which takes any; an engine has its own
 _WAIT_MICROSECONDS = 2000  # of a request for others of the same size to share its batch
 
 
@@ -34,21 +35,34 @@ class _Tensor:
     type: str
     sizes: tuple[int, ...]  # of one image; -1: any
 
+    def text(self) -> str:
+        return f"`{self.name}`, float32 [{', '.join(['N', *('any' if size < 0 else str(size) for size in self.sizes)])}]"
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the exported file says of itself."""
+
+    inputs: list[_Tensor]
+    outputs: list[_Tensor]
+    batch: int  # the largest
+    runs_with: str  # for people; empty: anything that reads ONNX
+
 
 def check(settings: ExportSettings, out: Path) -> None:
     """Refuses what could not be written, before anything is built."""
     _place(settings, out)
-    if settings.engine == "trt" and _shapes(settings)[0][0] != 1:
-        raise ValueError("export: '--triton' needs an engine for single images. Hint: let the first of --shapes begin with 1x")
+    if settings.engine == "trt" and settings.shapes is not None:
+        _batch_of(settings.shapes)
 
 
 def write(settings: ExportSettings, out: Path, meta: EngineMeta) -> Path:
     """Puts the exported file `out` into the model repository `settings.triton`; gives the model's folder."""
     place = _place(settings, out)
     backend, model = _BACKENDS[out.suffix.lower()]
-    inputs, outputs, made_for = _told_by(out)
-    config = _config(place.name, backend, inputs, outputs, meta, settings)
-    readme = _readme(place.name, backend, inputs, outputs, meta, _shapes(settings)[2][0], made_for)
+    told = _told_by(out)
+    config = _config(place.name, backend, told, meta, settings.device)
+    readme = _readme(place.name, backend, told, meta)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".wsss-", dir=place.parent) as staging:
@@ -105,36 +119,40 @@ def _keep(*files: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _shapes(settings: ExportSettings) -> tuple[tuple[int, int, int], ...]:
-    from wsss_fast.export.trt.spec import DEFAULT_SHAPES, parse_shapes
+def _batch_of(shapes: str) -> int:
+    """Images that an engine takes at most; Triton sends single ones too."""
+    from wsss_fast.export.trt import parse_shapes
 
-    if settings.shapes is None:
-        return DEFAULT_SHAPES
-    profile = parse_shapes(settings.shapes)
-    return profile.least, profile.best, profile.most
+    profile = parse_shapes(shapes)
+    if profile.least[0] != 1:
+        hint = "let the first of --shapes begin with 1x"
+        raise ValueError(f"export: '--triton' needs an engine for single images, got {shapes}. Hint: {hint}")
+    return profile.most[0]
 
 
-def _told_by(out: Path) -> tuple[list[_Tensor], list[_Tensor], str]:
-    """Inputs, outputs, and what the file is made for."""
+def _told_by(out: Path) -> _Told:
     if out.suffix.lower() == ".onnx":
         graph = foreign.checked(out).graph
-        return [_of_graph(value) for value in graph.input], [_of_graph(value) for value in graph.output], ""
+        return _Told([_of_graph(value) for value in graph.input], [_of_graph(value) for value in graph.output], _BATCH, "")
     from wsss_fast.export.trt.cache import read_record, record_path
 
     record = read_record(record_path(out)) or {}
     facts = record["facts"]
     # what ForwardCam has at both ends, whatever is inside
     outputs = [_Tensor(name, "TYPE_FP32", _of_one(name, sizes)) for name, sizes in record["outputs"].items()]
-    return [_Tensor("image", "TYPE_FP32", (3, -1, -1))], outputs, f"TensorRT {facts['library']} on {facts['gpu']}"
+    runs_with = f"TensorRT {facts['library']} on {facts['gpu']}"
+    return _Told([_Tensor("image", "TYPE_FP32", (3, -1, -1))], outputs, _batch_of(facts["profile"]), runs_with)
 
 
 def _of_graph(value: Any) -> _Tensor:
     import onnx
 
-    types = {onnx.TensorProto.FLOAT: "TYPE_FP32", onnx.TensorProto.FLOAT16: "TYPE_FP16", onnx.TensorProto.BFLOAT16: "TYPE_BF16"}
     told = value.type.tensor_type
-    sizes = [-1 if size.dim_param else size.dim_value for size in told.shape.dim]
-    return _Tensor(value.name, types[told.elem_type], _of_one(value.name, sizes))
+    if told.elem_type != onnx.TensorProto.FLOAT:
+        raise ValueError(f"export: '--triton' needs float32 at both ends, '{value.name}' is not. Hint: export the network again")
+    return _Tensor(
+        value.name, "TYPE_FP32", _of_one(value.name, [-1 if size.dim_param else size.dim_value for size in told.shape.dim])
+    )
 
 
 def _of_one(name: str, sizes: list[int]) -> tuple[int, ...]:
@@ -143,20 +161,17 @@ def _of_one(name: str, sizes: list[int]) -> tuple[int, ...]:
     return tuple(sizes[1:])
 
 
-def _config(
-    name: str, backend: str, inputs: list[_Tensor], outputs: list[_Tensor], meta: EngineMeta, settings: ExportSettings
-) -> str:
+def _config(name: str, backend: str, told: _Told, meta: EngineMeta, device: str) -> str:
     """In protobuf's text format, for Triton's `ModelConfig`."""
-    kind = {"auto": "KIND_AUTO", "cpu": "KIND_CPU"}.get(settings.device, "KIND_GPU")
-    batch = _shapes(settings)[2][0]
-    lines = [f"name: {_quoted(name)}", f"backend: {_quoted(backend)}", f"max_batch_size: {batch}"]
-    for field, tensors in (("input", inputs), ("output", outputs)):
+    kind = {"auto": "KIND_AUTO", "cpu": "KIND_CPU"}.get(device, "KIND_GPU") if backend == "onnxruntime" else "KIND_GPU"
+    lines = [f"name: {_quoted(name)}", f"backend: {_quoted(backend)}", f"max_batch_size: {told.batch}"]
+    for field, tensors in (("input", told.inputs), ("output", told.outputs)):
         for tensor in tensors:
             sizes = ", ".join(map(str, tensor.sizes))
             lines.append(f"{field} {{ name: {_quoted(tensor.name)} data_type: {tensor.type} dims: [{sizes}] }}")
-    if batch > 1:
+    if told.batch > 1:
         lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {_WAIT_MICROSECONDS} }}")
-    lines.append(f"instance_group {{ count: 1 kind: {'KIND_GPU' if backend == 'tensorrt' else kind} }}")
+    lines.append(f"instance_group {{ count: 1 kind: {kind} }}")
     if backend == "onnxruntime" and meta.precision == "fp32" and kind != "KIND_CPU":
         lines.append("# fp32 is float32: without a word CUDA would round to TF32")
         option = 'name: "cuda" parameters { key: "use_tf32" value: "0" }'
@@ -171,14 +186,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _readme(
-    name: str, backend: str, inputs: list[_Tensor], outputs: list[_Tensor], meta: EngineMeta, batch: int, made_for: str
-) -> str:
-    def sizes(tensor: _Tensor) -> str:
-        return "[" + ", ".join(["N", *("any" if size < 0 else str(size) for size in tensor.sizes)]) + "]"
-
-    gives = "\n".join(f"- `{tensor.name}`: float32 {sizes(tensor)}" for tensor in outputs)
-    server = f"The engine runs with {made_for} alone: the server must have this version and this GPU.\n\n" if made_for else ""
+def _readme(name: str, backend: str, told: _Told, meta: EngineMeta) -> str:
+    sent, given = told.inputs[0], told.outputs
+    gives = "\n".join(f"- {tensor.text()}" for tensor in given)
+    server = f"The engine runs with {told.runs_with} alone: the server must have both.\n\n" if told.runs_with else ""
     order = "" if meta.normalisation.order == "rgb" else "[..., ::-1]"
     return f"""# {name}
 
@@ -191,12 +202,12 @@ Written by wsss_fast {__version__}.
 tritonserver --model-repository=MODELS
 ```
 
-Send `{inputs[0].name}`, float32 {sizes(inputs[0])}: `(value - mean) / std` of values from 0 to 255, in
+Send {sent.text()}: `(value - mean) / std` of values from 0 to 255, in
 {meta.normalisation.order.upper()} order. The server gives, at one scale, {meta.output_stride} pixels a cell:
 
 {gives}
 
-Requests of one size share a batch of up to {batch}. With `pip install "tritonclient[http]" pillow`:
+Requests of one size share a batch of up to {told.batch}. With `pip install "tritonclient[http]" pillow`:
 
 ```python
 import json
@@ -206,13 +217,13 @@ from PIL import Image
 from tritonclient import http
 
 client = http.InferenceServerClient("localhost:8000")
-told = json.loads(client.get_model_config("{name}")["parameters"]["{META}"]["string_value"])
-mean, std = (numpy.float32(told["normalisation"][part]) for part in ("mean", "std"))
+network = json.loads(client.get_model_config("{name}")["parameters"]["{META}"]["string_value"])
+mean, std = (numpy.float32(network["normalisation"][part]) for part in ("mean", "std"))
 
 pixels = numpy.asarray(Image.open("photo.jpg").convert("RGB")){order}
 image = ((pixels - mean) / std).transpose(2, 0, 1)[None]
-sent = http.InferInput("{inputs[0].name}", list(image.shape), "FP32")
-sent.set_data_from_numpy(numpy.ascontiguousarray(image))
-{outputs[0].name} = client.infer("{name}", [sent]).as_numpy("{outputs[0].name}")
+request = http.InferInput("{sent.name}", list(image.shape), "FP32")
+request.set_data_from_numpy(numpy.ascontiguousarray(image))
+{given[0].name} = client.infer("{name}", [request]).as_numpy("{given[0].name}")
 ```
 """
