@@ -279,8 +279,11 @@ def test_nothing_that_exists_is_replaced(program: Path, tmp_path: Path) -> None:
     assert done.returncode == 1 and "a.maps.npy' exists. Hint: another --out" in done.stderr and old.read_text() == "old"
     twice = run(program, path, "--out", tmp_path / "out", image, save(tmp_path / "a.npy", picture()))
     assert twice.returncode == 1 and "two images would be written to" in twice.stderr and "LOADED" not in twice.stdout
-    done = run(program, path, "--out", old, image)
-    assert done.returncode == 1 and old.read_text() == "old"
+    for place in (old, old / "out"):
+        done = run(program, path, "--out", place, image)
+        assert done.returncode == 1 and f"cannot write into '{place}'" in done.stderr and old.read_text() == "old"
+    done = run(program, tmp_path / "none.engine", "--out", tmp_path / "out", image)
+    assert done.returncode == 1 and "none.engine' is not a file" in done.stderr
     done = run(program, engine(tmp_path, b"broken"), "--out", tmp_path / "broken", image)
     assert done.returncode == 1 and "the engine is broken" in done.stderr and not list((tmp_path / "broken").iterdir())
     assert "is 1x37x53" in run(program, engine(tmp_path, shapes="2x8x8,2x40x40,2x64x96"), "--out", tmp_path / "c", image).stderr

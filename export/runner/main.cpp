@@ -57,12 +57,10 @@ Job read_arguments(int count, char** arguments) {
     return job;
 }
 
-std::string checked_plan(const Job& job, const Record& record) {
-    std::string plan = read_file(job.engine, uintmax_t{1} << 40);
+void check_plan(const Job& job, const std::string& plan, const Record& record) {
     if (sha256(plan) != record.engine_sha256)
         throw Failure("'" + shown(job.engine) +
                       "' is not the engine that its record tells of, and is not loaded. Hint: export it again");
-    return plan;
 }
 
 void check_plugins(const Job& job, const Record& record) {
@@ -86,7 +84,9 @@ void check_results(const Job& job, const std::vector<std::string>& outputs) {
             if (!known.insert(result).second) throw Failure("two images would be written to '" + shown(result) + "'");
             if (fs::exists(fs::symlink_status(result))) throw Failure("'" + shown(result) + "' exists. Hint: another --out");
         }
-    fs::create_directories(job.out);
+    std::error_code error;
+    fs::create_directories(job.out, error);
+    if (error) throw Failure("cannot write into '" + shown(job.out) + "': " + error.message());
 }
 
 Tensor image_within(const Record& record, const fs::path& path) {
@@ -98,8 +98,9 @@ Tensor image_within(const Record& record, const fs::path& path) {
 }
 
 int run(const Job& job) {
+    const std::string plan = read_file(job.engine, uintmax_t{1} << 40);
     const Record record = read_record(job.engine.string() + ".json");
-    const std::string plan = checked_plan(job, record);
+    check_plan(job, plan, record);
     check_plugins(job, record);
     const std::vector<std::string> outputs = job.check ? std::vector<std::string>{"image"} : record.outputs;
     check_results(job, outputs);
