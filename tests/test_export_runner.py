@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorrt_headers
 import torch
 from exported import SMALLEST
+from helpers import ROOT, tool
 from PIL import Image
+from tensorrt_wheels import headers
 
 from wsss_fast.export.engine import EngineMeta
 from wsss_fast.export.trt import parse_shapes
@@ -22,7 +23,6 @@ from wsss_fast.export.trt.cache import record_path, sha256_of, write_record
 from wsss_fast.export.trt.spec import EngineSpec, environment_of
 from wsss_fast.nets._common import CAFFE, IMAGENET, Normalisation
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "export" / "runner"
 STANDIN = ROOT / "tests" / "runner" / "standin_engine.cpp"
 DESCRIPTION = json.loads(EngineMeta.of(SMALLEST.network(), ("cat", 'dög "Rex"', "owl")).to_json())
@@ -294,10 +294,10 @@ def test_it_links_to_tensorrt(tmp_path: Path) -> None:
     libraries = Path(pytest.importorskip("tensorrt_rtx_libs", reason="tensorrt-rtx cannot be had here").__file__).parent
     if shutil.which("nvcc") is None:
         pytest.skip("no CUDA compiler (nvcc) on PATH")
-    root = [f"-DTENSORRT_ROOT={tensorrt_headers.headers()}", f"-DTENSORRT_LIBRARY={libraries / 'libtensorrt_rtx.so.1'}"]
+    root = [f"-DTENSORRT_ROOT={headers()}", f"-DTENSORRT_LIBRARY={libraries / 'libtensorrt_rtx.so.1'}"]
     built = tmp_path / "built"
     for command in (["-S", str(SOURCES), "-B", str(built), "-DCMAKE_BUILD_TYPE=Debug", *root], ["--build", str(built), "-j2"]):
-        done = subprocess.run(["cmake", *command], capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run([tool("cmake"), *command], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "warning" not in done.stdout + done.stderr
     path, image = engine(tmp_path), save(tmp_path / "a.ppm", picture())

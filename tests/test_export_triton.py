@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
+import zipfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 import torch
 from exported import SMALLEST, onnx_file
 from PIL import Image
-from pinned_wheels import unpacked
+from tensorrt_wheels import fetched, one_at_a_time
 
 from wsss_fast.cli import main
 from wsss_fast.export import foreign, triton
@@ -35,11 +35,12 @@ BGR = Normalisation((10.0, 20.5, 30.25), (2.0, 3.0, 50.0), "bgr")
 @cache
 def schema() -> ModuleType:
     """Triton's ModelConfig: one generated file of its client, which needs protobuf alone."""
-    sha256 = "1f5cec19b0568e037ec4d716ae702984b3ab93e35f72b8f72c5135374dd2be9a"
-    folder = unpacked("tritonclient==2.73.0", sha256)
-    spec = importlib.util.spec_from_file_location("model_config_pb2", folder / "tritonclient" / "grpc" / "model_config_pb2.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    digest = "1f5cec19b0568e037ec4d716ae702984b3ab93e35f72b8f72c5135374dd2be9a"
+    with one_at_a_time("wheels"):
+        wheel = fetched("tritonclient==2.73.0", "tritonclient-2.73.0-py3-none-any.whl", digest)
+    module = ModuleType("model_config_pb2")
+    with zipfile.ZipFile(wheel) as archive:
+        exec(archive.read("tritonclient/grpc/model_config_pb2.py"), module.__dict__)
     return module
 
 

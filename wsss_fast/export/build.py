@@ -13,8 +13,9 @@ from torch import nn
 from wsss_fast.export import engine as engines
 from wsss_fast.export import foreign, source, triton
 from wsss_fast.export.engine import Engine, EngineMeta
-from wsss_fast.export.onnx import whole_file, write_onnx
-from wsss_fast.export.settings import SUFFIXES, ExportSettings
+from wsss_fast.export.files import whole_file
+from wsss_fast.export.onnx import write_onnx
+from wsss_fast.export.settings import SUFFIXES, TENSORRT, ExportSettings
 from wsss_fast.export.verify import Report, pictures, verify
 
 Progress = Callable[[str], None]
@@ -67,9 +68,9 @@ def export(
         triton.check(settings, out)
     images = None if settings.verify is None else pictures(settings.verify, settings.masks)
     device = torch.device("cpu") if settings.engine == "onnx" else engines.chosen_device(settings.device)
-    if settings.engine in ("trt", "trt-rtx"):
+    if settings.engine in TENSORRT:
         tensorrt = engines.tensorrt()
-        tensorrt.require(settings.engine)
+        sizes = tensorrt.prepared(settings)
     progress("reading the network")
     module, classes = network(model, settings, onnx)
     try:
@@ -90,9 +91,10 @@ def export(
         else:
             progress("writing the graph")
             meta = write_onnx(module, graph, settings.precision, classes)
-        if settings.engine in ("trt", "trt-rtx"):
+        if settings.engine in TENSORRT:
             progress("building the engine")
-            made = tensorrt.build_for_export(graph, Path(folder) / out.name, settings)
+            profile = tensorrt.profile_of(settings, sizes, meta.scales)
+            made = tensorrt.build_for_export(graph, Path(folder) / out.name, settings, profile)
         elif settings.engine != "aoti":
             made = graph
         report, reason = None, _cannot_verify(settings, meta, device, module)
@@ -157,7 +159,7 @@ def _runner(engine: str) -> str:
 
 
 def _cannot_verify(settings: ExportSettings, meta: EngineMeta, device: torch.device, module: nn.Module | None) -> str | None:
-    if settings.engine in ("trt", "trt-rtx") and not torch.cuda.is_available():
+    if settings.engine in TENSORRT and not torch.cuda.is_available():
         return "TensorRT engines run on a GPU, and this machine has none"
     if meta.precision == "bf16" and settings.engine in ("onnx", "ort") and device.type == "cpu":
         return "ONNX Runtime has no bfloat16 convolutions on a CPU"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from wsss_fast import nets
 from wsss_fast._version import __version__
 from wsss_fast.export.engine import PRECISIONS, EngineMeta
+from wsss_fast.export.files import whole_file
 from wsss_fast.export.missing import require
 
 META = "wsss_fast"  # the entry of the file's metadata that holds the description
@@ -131,27 +131,6 @@ def demand_dynamic(proto: Any, meta: EngineMeta) -> None:
         for axis, size in enumerate(value.type.tensor_type.shape.dim):
             if axis not in fixed and not size.dim_param:
                 raise RuntimeError(f"export: {meta.method}: axis {axis} of '{value.name}' became the constant {size.dim_value}")
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well; the old file stays otherwise."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=".wsss-", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise OSError(f"export: cannot write '{path}': {error.strerror}") from None
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from wsss_fast._settings import setting
 ENGINES = ("onnx", "ort", "trt", "trt-rtx", "aoti")
 SUFFIXES = {"onnx": ".onnx", "ort": ".onnx", "trt": ".engine", "trt-rtx": ".engine", "aoti": ".pt2"}
 PRECISIONS = ("fp32", "fp16", "bf16")
+TENSORRT = ("trt", "trt-rtx")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class ExportSettings:
     num_classes: int | None = setting(None, "object classes; with a file: what it must have")
     random_weights: int | None = setting(None, "a network without a checkpoint, of this seed; needs --method")
     shapes: str | None = setting(None, "TensorRT: least,best,most sizes, as 1x64x64,1x448x448,4x1024x1024")
+    profile_from: str | None = setting(None, "TensorRT: in place of --shapes, images whose sizes the engine is to take")
     plugins: bool = setting(False, "TensorRT: our kernels as plugin layers; default: an engine that needs no library")
+    require_plugins: int | None = setting(None, "TensorRT: plugin layers that the engine must at least have; needs --plugins")
     triton: str | None = setting(None, "folder: also put the file there as a model that Triton Inference Server can serve")
     verify: str | None = setting(None, "folder of images on which the engine must label as the network does")
     masks: str | None = setting(None, "their masks (PNG, the same stems): the report tells the mIoU too")
@@ -42,7 +45,18 @@ class ExportSettings:
             raise ValueError(f"export: 'triton' must be for onnx, ort, or trt without --plugins, got {got}")
         if self.bound is not None and not 0 <= self.bound <= 1:
             raise ValueError(f"export: 'bound' must be a number from 0 to 1, got {self.bound!r}")
-        for name, least in (("num_classes", 1), ("threads", 1), ("random_weights", 0)):
+        for name, least in (("num_classes", 1), ("threads", 1), ("random_weights", 0), ("require_plugins", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"export: '{name}' must be {least} or more, got {value!r}")
+        self._check_tensorrt()
+
+    def _check_tensorrt(self) -> None:
+        given = [name for name in ("shapes", "profile_from", "plugins", "require_plugins") if getattr(self, name)]
+        if given and self.engine not in TENSORRT:
+            raise ValueError(f"export: '{given[0]}' is for {' and '.join(TENSORRT)}, got engine {self.engine!r}")
+        if self.shapes and self.profile_from:
+            raise ValueError("export: 'shapes' and 'profile_from' both say which sizes the engine takes. Hint: give one of them")
+        if self.require_plugins and not self.plugins:
+            hint = f"--plugins --require-plugins {self.require_plugins}"
+            raise ValueError(f"export: 'require_plugins' needs the plugin library. Hint: {hint}")

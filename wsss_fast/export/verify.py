@@ -24,7 +24,7 @@ from wsss_fast import ops
 from wsss_fast.evaluate import Confusion
 from wsss_fast.export.engine import BaseEngine, Engine, EngineMeta
 from wsss_fast.label.names import printable
-from wsss_fast.methods._infer import resized
+from wsss_fast.methods._infer import resized, resized_to
 
 # the share of pixels that must get the same label, on images
 LABELS = {"fp32": 0.999, "fp16": 0.995, "bf16": 0.95}
@@ -171,7 +171,7 @@ def verify(
     with torch.inference_mode():
         for name, pixels, mask in images or generated():
             for scale in SCALES if images else (1.0,):
-                small = resized(pixels, scale).to(engine.device)
+                small = _taken(resized(pixels, scale), engine).to(engine.device)
                 entry, outputs = _compare(name, small, eager, engine)
                 comparisons.append(entry)
                 if entry.agreement < worst[0]:
@@ -198,7 +198,8 @@ def verify(
 
 def _compare(name: str, pixels: Tensor, eager: Engine, engine: Engine) -> tuple[Comparison, list[Tensor]]:
     image = eager.normalise(pixels)
-    wanted, got = (_tuple(one.forward_cam(image)) for one in (eager, engine))
+    # the reference may be on the CPU where the engine is on a GPU
+    wanted, got = ([out.to(pixels.device) for out in _tuple(one.forward_cam(image.to(one.device)))] for one in (eager, engine))
     if [one.shape for one in wanted] != [one.shape for one in got]:
         shapes = [[list(one.shape) for one in side] for side in (got, wanted)]
         raise ValueError(f"verify: the engine gives shapes {shapes[0]}, the network {shapes[1]}")
@@ -255,6 +256,12 @@ def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
+def _taken(pixels: Tensor, engine: Engine) -> Tensor:
+    """The picture at the nearest size that the engine takes; all but TensorRT's take any."""
+    profile = getattr(engine, "profile", None)
+    return pixels if profile is None else resized_to(pixels, profile.nearest(*pixels.shape[2:]))
+
+
 def generated(count: int = 3) -> list[Picture]:
     """Coloured clouds of several sizes: enough to see whether an engine computes what it should."""
     generator = torch.Generator().manual_seed(0)
@@ -267,13 +274,17 @@ def generated(count: int = 3) -> list[Picture]:
     return clouds
 
 
+def image_files(folder: str | Path) -> list[Path]:
+    folder = Path(folder)
+    return [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
 def pictures(folder: str | Path, masks: str | Path | None = None, limit: int = 20) -> list[Picture]:
     """The first `limit` images of a folder, or one image; the longer side at most 448. Masks are PNG files of the same stems: 0
     background, a class's number + 1, 255 ignored."""
     from wsss_fast.label.read import ImageError, read_image
 
-    folder = Path(folder)
-    paths = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = image_files(folder)
     if not paths:
         raise ValueError(f"verify: '{folder}' must be an image or a folder of images")
     found: list[Picture] = []

@@ -165,9 +165,12 @@ def _check_evaluated(caller: str, model: Method) -> None:
 
 def resized(pixels: Tensor, scale: float) -> Tensor:
     """uint8 in and out, bicubic; the filter widens with a reduction, as Pillow's does."""
-    size = [max(1, round(side * scale)) for side in pixels.shape[2:]]
-    if size == list(pixels.shape[2:]):
+    return resized_to(pixels, [max(1, round(side * scale)) for side in pixels.shape[2:]])
+
+
+def resized_to(pixels: Tensor, size: Sequence[int]) -> Tensor:
+    if list(size) == list(pixels.shape[2:]):
         return pixels
     # not on uint8: torch's own path for bytes fails on some sizes
-    smooth = functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
+    smooth = functional.interpolate(pixels.float(), tuple(size), mode="bicubic", antialias=True, align_corners=False)
     return smooth.round_().clamp_(0, 255).to(torch.uint8)
