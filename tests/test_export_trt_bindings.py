@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import tensorrt_surface
+import tensorrt_wheels
 from helpers import ROOT, tool
 from tensorrt_uses import uses
 from tensorrt_wheels import BUILD, bindings, one_at_a_time, run
@@ -104,3 +105,16 @@ def test_an_attribute_that_is_not_there_is_found(change: str) -> None:
     assert old in changed[file]
     changed[file] = changed[file].replace(old, new)
     assert uses(changed, surface("rtx")).missing == {told}
+
+
+def test_a_wheel_is_the_pinned_one_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_wheels, "BUILD", tmp_path)
+    monkeypatch.setattr(tensorrt_wheels, "ROOT", tmp_path)
+    refused = subprocess.CompletedProcess([], 1, "", "no such host")
+    monkeypatch.setattr(tensorrt_wheels.subprocess, "run", lambda *command, **rest: refused)
+    with pytest.raises(pytest.skip.Exception, match=r"a==1 cannot be fetched: no such host"):
+        tensorrt_wheels.fetched("a==1", "a.whl", "0" * 64)
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "a.whl").write_bytes(b"another")
+    with pytest.raises(AssertionError, match=r"a\.whl is not the file that is pinned"):
+        tensorrt_wheels.fetched("a==1", "a.whl", "0" * 64)
