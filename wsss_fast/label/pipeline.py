@@ -16,6 +16,7 @@ import numpy as np
 
 from wsss_fast._version import __version__
 from wsss_fast.label import collect, formats, manifest
+from wsss_fast.label.decode import Decoders
 from wsss_fast.label.done import DoneTable
 from wsss_fast.label.job import Job, Labels, foreign_file
 from wsss_fast.label.lock import Lock
@@ -30,6 +31,7 @@ from wsss_fast.label.write import OutputFolder
 
 logger = logging.getLogger("wsss_fast.label")
 
+REPORT = "report"
 _FAILURES_KEPT = 1000
 _MOST_CLASSES = {"index": 65534}
 _MOST_CLASSES_8_BIT = 254
@@ -55,7 +57,11 @@ class LabelSummary:
     skipped: int = 0
     failed: int = 0
     empty: int = 0
+    stopped: bool = False  # more failed than max_failures: the rest is not done
     out: Path | None = None
+    report: Path | None = None  # its page
+    report_failure: Exception | None = None  # why there is none; masks and manifest are whole
+    pictured: tuple[int, int] | None = None  # while the report is made: images done, of how many
     results: list[ImageResult] = field(default_factory=list)
     failures: list[ImageResult] = field(default_factory=list)
 
@@ -92,12 +98,14 @@ def label(
     """
     chosen = LabelSettings.create(**settings)
     folder_path = Path(out) if out is not None else None
-    if folder_path is None and (chosen.format not in ("palette", "index") or chosen.shard is not None):
-        name = "shard" if chosen.shard is not None else "format"
+    if folder_path is None and (chosen.format not in ("palette", "index") or chosen.shard is not None or chosen.report):
+        name = "shard" if chosen.shard is not None else "report" if chosen.report else "format"
         raise SettingsError(f"label: '{name}' is for files, and without 'out' none are written")
     plan = make_plan(images, folder_path, chosen)
     if folder_path is not None:
         _refuse_foreign_files(plan, folder_path, chosen.format, restart)
+        if chosen.report:
+            _refuse_images_in(REPORT, plan, "--report")
     loaded = load_model(model, chosen)
     chosen = resolved(loaded, chosen)
     _check_classes(loaded, chosen)
@@ -105,19 +113,21 @@ def label(
     walk = load_walk(chosen)
     labels = _read_labels(plan, loaded, chosen)
     summary = LabelSummary(total=len(plan), out=folder_path)
-    job = Job(plan, chosen, loaded, walk, labels, _Counter(summary, progress))
+    counter = _Counter(summary, progress, chosen.max_failures)
+    job = Job(plan, chosen, loaded, walk, labels, counter, counter.too_many)
     decoders = job.decoders()
     try:
         if folder_path is None:
             job.in_memory(decoders)
         else:
-            _run(job, folder_path, decoders, restart)
+            _run(job, folder_path, decoders, restart, summary, progress)
     finally:
         decoders.close()
+    summary.stopped = counter.too_many()
     return summary
 
 
-def _run(job: Job, path: Path, decoders: Any, restart: bool) -> None:
+def _run(job: Job, path: Path, decoders: Decoders, restart: bool, summary: LabelSummary, progress: Progress | None) -> None:
     folder = OutputFolder(path)
     try:
         suffix = manifest.suffix(job.plan.shard)
@@ -129,21 +139,42 @@ def _run(job: Job, path: Path, decoders: Any, restart: bool) -> None:
                 record.open(_header(job.model, job.walk, job.settings), plan, restart)
                 _remove_renamed(job.plan, record.done, folder, job.settings.format)
                 computed = job.to_folder(decoders, folder, record)
-                job.collected(folder, record, computed)
+                if not job.too_many_failed():
+                    job.collected(folder, record, computed)
                 _write_failures(job.plan, record, folder, f"failures{suffix}.jsonl")
             finally:
                 record.close()
+            if job.settings.report:
+                _write_report(job, folder, decoders, summary, progress)
         finally:
             lock.release()
     finally:
         folder.close()
 
 
+def _write_report(job: Job, folder: OutputFolder, decoders: Decoders, summary: LabelSummary, progress: Progress | None) -> None:
+    """A report that cannot be written never costs the labels: what went wrong is in the summary."""
+    from wsss_fast.label.report import INDEX, report
+
+    def tell(done: int, of: int) -> None:
+        summary.pictured = (done, of)
+        if progress is not None:
+            progress(summary, None)
+
+    try:
+        if report(job, folder, decoders, tell):
+            summary.report = folder.path / INDEX
+    except Exception as error:
+        logger.debug("the report failed", exc_info=True)
+        summary.report_failure = error
+
+
 class _Counter:
     """Rows to counts, results and calls of ``progress``. Images are finished by several threads."""
 
-    def __init__(self, summary: LabelSummary, progress: Progress | None) -> None:
+    def __init__(self, summary: LabelSummary, progress: Progress | None, max_failures: int | None) -> None:
         self._summary = summary
+        self._max_failures = max_failures
         self._progress = progress
         self._lock = threading.Lock()
 
@@ -167,6 +198,9 @@ class _Counter:
                     logger.info("%s: %s", printable(result.image), result.reason)
             if self._progress is not None:
                 self._progress(summary, result)
+
+    def too_many(self) -> bool:
+        return self._max_failures is not None and self._summary.failed > self._max_failures
 
     def _result(self, row: dict[str, Any], mask: Mask | None) -> ImageResult:
         if row["status"] != "ok":
@@ -247,10 +281,15 @@ def _header(model: Model, walk: Walk | None, settings: LabelSettings) -> dict[st
     }
 
 
+def _refuse_images_in(folder: str, plan: Plan, writer: str) -> None:
+    if any(name.startswith(f"{folder}/") for name in plan.names):
+        raise PlanError(f"label: images in a folder named {folder} do not go with {writer}, which writes there")
+
+
 def _refuse_foreign_files(plan: Plan, out: Path, kind: str, restart: bool) -> None:
     """A folder without our manifest keeps its files: a mask must not replace somebody's picture of the same name."""
-    if kind == "panoptic" and any(name.startswith(f"{collect.PANOPTIC}/") for name in plan.names):
-        raise PlanError(f"label: images in a folder named {collect.PANOPTIC} do not go with format panoptic, which writes there")
+    if kind == "panoptic":
+        _refuse_images_in(collect.PANOPTIC, plan, "format panoptic")
     if not out.is_dir() or restart or manifest.manifests(out):
         return
     found = foreign_file(plan, out, kind)
