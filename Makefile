@@ -64,7 +64,7 @@ bench: $(VENV)/ready
 mutants: $(VENV)/ready
 	$(BIN)/python tests/mutants/run.py
 
-CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES = $(shell find csrc export tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

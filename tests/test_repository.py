@@ -157,7 +157,7 @@ def test_ruff(arguments: tuple[str, ...]) -> None:
 
 
 def test_clang_format() -> None:
-    names = under("csrc/", "tests/", suffixes=(".h", ".cpp", ".cu", ".cuh"))
+    names = under("csrc/", "export/", "tests/", suffixes=(".h", ".cpp", ".cu", ".cuh"))
     command = [tool("clang-format"), "--dry-run", "--Werror", *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     unformatted = sorted({line.split(":")[0] for line in done.stderr.splitlines() if "error:" in line})

@@ -1,5 +1,5 @@
-// One of our operations as a TensorRT plugin (IPluginV3). The template holds what TensorRT asks of every plugin; an operation is a
-// small struct:
+// One of our operations as a TensorRT plugin (IPluginV3). The template holds what TensorRT asks of every plugin; an operation is
+// a small struct:
 //
 //     struct Pcm {
 //         static constexpr const char* kName;              the node's type in the ONNX file, of domain "wsss"
@@ -85,8 +85,7 @@ public:
         op.fields([this](const char* name, auto& value) {
             static_assert(sizeof(value) == 4, "a field is a float or an int32");
             const bool real = std::is_floating_point_v<std::remove_reference_t<decltype(value)>>;
-            list_.emplace_back(name, &value,
-                               real ? nvinfer1::PluginFieldType::kFLOAT32 : nvinfer1::PluginFieldType::kINT32, 1);
+            list_.emplace_back(name, &value, real ? nvinfer1::PluginFieldType::kFLOAT32 : nvinfer1::PluginFieldType::kINT32, 1);
         });
         collection_.nbFields = static_cast<int32_t>(list_.size());
         collection_.fields = list_.data();

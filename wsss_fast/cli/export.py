@@ -95,6 +95,7 @@ def _export(given: Any, settings: ExportSettings) -> int:
             "not_verified": exported.not_verified,
             "kept_in_float32": list(exported.kept_in_float32),
             "reports": [str(path) for path in exported.written],
+            "triton": None if exported.triton is None else str(exported.triton),
         }
         sys.stdout.write(json.dumps(told) + "\n")
         return exit_codes.DONE
@@ -107,6 +108,8 @@ def _export(given: Any, settings: ExportSettings) -> int:
         sys.stdout.write(f"NOT verified: {exported.not_verified}\n")
     if exported.written:
         sys.stdout.write("reports: " + ", ".join(map(str, exported.written)) + "\n")
+    if exported.triton is not None:
+        sys.stdout.write(f"for Triton: {exported.triton}\n")
     return exit_codes.DONE
 
 

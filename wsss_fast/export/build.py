@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from wsss_fast.export import engine as engines
-from wsss_fast.export import foreign, source
+from wsss_fast.export import foreign, source, triton
 from wsss_fast.export.engine import Engine, EngineMeta
 from wsss_fast.export.files import whole_file
 from wsss_fast.export.onnx import write_onnx
@@ -42,6 +42,7 @@ class Exported:
     not_verified: str = ""  # why
     written: tuple[Path, ...] = ()  # reports
     kept_in_float32: tuple[str, ...] = ()  # values that float16 could not hold
+    triton: Path | None = None  # the model's folder in a Triton repository
 
 
 def export(
@@ -66,6 +67,8 @@ def export(
         raise ValueError(f"export: '--out' must end in {wanted} for {settings.engine}, got '{out.name}'")
     if out.is_dir():
         raise IsADirectoryError(f"export: cannot write '{out}': it is a folder")
+    if settings.triton is not None:
+        triton.check(settings, out)
     images = None if settings.verify is None else pictures(settings.verify, settings.masks)
     samples = None if settings.calibrate is None else pictures(settings.calibrate)
     device = torch.device("cpu") if settings.engine == "onnx" else engines.chosen_device(settings.device)
@@ -124,7 +127,9 @@ def export(
         elif settings.verify is not None:
             raise RuntimeError(f"export: '--verify' cannot be done here: {reason}")
         _put_in_place(made, out, onnx)
-    return Exported(out, meta, report, reason or "", written, tuple((float16 or {}).get("kept_in_float32", ())))
+    served = None if settings.triton is None else triton.write(settings, out, meta)
+    kept = tuple((float16 or {}).get("kept_in_float32", ()))
+    return Exported(out, meta, report, reason or "", written, kept, served)
 
 
 def _in_int8(

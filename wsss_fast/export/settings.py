@@ -28,6 +28,7 @@ class ExportSettings:
     profile_from: str | None = setting(None, "TensorRT: in place of --shapes, images whose sizes the engine is to take")
     plugins: bool = setting(False, "TensorRT: our kernels as plugin layers; default: an engine that needs no library")
     require_plugins: int | None = setting(None, "TensorRT: plugin layers that the engine must at least have; needs --plugins")
+    triton: str | None = setting(None, "folder: also put the file there as a model that Triton Inference Server can serve")
     verify: str | None = setting(None, "folder of images on which the engine must label as the network does")
     masks: str | None = setting(None, "their masks (PNG, the same stems): the report tells the mIoU too")
     bound: float | None = setting(None, "share of pixels that must agree; default 0.999 in fp32, 0.995 in fp16, 0.95 else")
@@ -47,6 +48,9 @@ class ExportSettings:
             raise ValueError("export: 'int8' is for onnx, ort and TensorRT, got aoti")
         if self.masks is not None and self.verify is None:
             raise ValueError("export: 'masks' needs images. Hint: --verify IMAGES --masks MASKS")
+        if self.triton is not None and (self.engine not in ("onnx", "ort", "trt") or (self.engine == "trt" and self.plugins)):
+            got = self.engine + " with plugin layers" * self.plugins
+            raise ValueError(f"export: 'triton' must be for onnx, ort, or trt without --plugins, got {got}")
         if self.bound is not None and not 0 <= self.bound <= 1:
             raise ValueError(f"export: 'bound' must be a number from 0 to 1, got {self.bound!r}")
         for name, least in (("num_classes", 1), ("threads", 1), ("random_weights", 0), ("require_plugins", 1)):
