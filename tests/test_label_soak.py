@@ -65,7 +65,7 @@ def damaged(tmp_path, count, seed=5):
         other = whole[random.integers(len(whole))][1]
         (images / f"bad{i:05d}.{suffix}").write_bytes(mutate(data, other, random))
     out = tmp_path / "out"
-    summary = label(images, out, workers=2, timeout=10.0)
+    summary = label(images, out, workers=2)
     assert summary.labelled + summary.failed == count + 5
     assert summary.failed > count / 20
     reasons = {failure.reason for failure in summary.failures}

@@ -18,7 +18,8 @@ class TorchEngine(BaseEngine):
         self._model = model.to(device, self._type)
         last = any(getattr(part, "prefers_channels_last", False) for part in model.modules())
         self._layout = torch.channels_last if last and device.type == "cpu" else torch.contiguous_format
-        self._model.to(memory_format=self._layout)
+        if last:
+            self._model.to(memory_format=self._layout)
         if device.type == "cpu" and self._type == torch.float32 and torch.backends.mkldnn.is_available():
             nets.pack(self._model)
 
