@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call under 9 minutes: build, GPU tests, benchmarks, compute-sanitizer.
+# Everything that needs a GPU, in two calls of under 9 minutes each.
 #
-#   benchmarks/on_gpu.sh             results in $OUT (default benchmarks/out), at most 8 files; read summary.txt first
+#   benchmarks/on_gpu.sh kernels     build, GPU tests, benchmarks of the operations, compute-sanitizer
+#   benchmarks/on_gpu.sh networks    build, engines of all kinds, a folder labelled from end to end
 #
+# Results go to $OUT (default benchmarks/out), at most 8 files; read summary.txt first. Without an argument: kernels.
 # Needs python3 with torch, numpy, pillow, rich, pyyaml, safetensors, pybind11, cmake, ninja and pytest, and nvcc; no network.
 # Other pure-Python packages are taken from wheelhouse/ (make wheelhouse, on a machine with network). Installs nothing outside
 # build/gpu, and may be run again: only what changed is compiled.
@@ -11,6 +13,8 @@
 # could not run here (no CUDA device, no CUDA compiler, no time left).
 # Settings: PYTHON, OUT, WSSS_CUDA_ARCHS, WSSS_GPU_SECONDS (of everything, default 520).
 set -uo pipefail
+part=${1:-kernels}
+case $part in kernels | networks) ;; *) echo "on_gpu.sh: kernels or networks, not $part" >&2; exit 1 ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 PYTHON=$(command -v "${PYTHON:-python3}") || { echo "on_gpu.sh: no ${PYTHON:-python3}" >&2; exit 1; }
@@ -23,6 +27,7 @@ build=$PWD/build/gpu
 site=$build/site
 summary=$OUT/summary.txt
 rm -f "$OUT"/{summary.txt,environment.json,build.log,pytest.txt,sanitizer.txt,bench.json,bench.txt}
+rm -f "$OUT"/{engines.json,engines.txt,label.json,label.txt}
 
 failed=0 not_run=0
 note() { printf '%-24s %s\n' "$1" "$2" | tee -a "$summary"; }
@@ -109,12 +114,26 @@ step build 240 build.log bash -uo pipefail -c build_package && built=1
 wsss() { "$PYTHON" -c 'import sys; from wsss_fast.cli import main; sys.exit(main())' "$@"; }
 export -f wsss
 
-if [ $built = 0 ]; then
-    for name in environment tests benchmarks sanitizer; do skip $name "the build failed"; done
-else
-    step environment 60 environment.json bash -c 'wsss doctor --json' &&
-        sed -i 1d "$OUT/environment.json" # the command, which is no JSON
+[ $built = 0 ] && skip "$part" "the build failed"
+[ $built = 1 ] && step environment 60 environment.json bash -c 'wsss doctor --json' &&
+    sed -i 1d "$OUT/environment.json" # the command, which is no JSON
 
+if [ $built = 1 ] && [ $part = networks ]; then
+    # ---- engines and labelling -----------------------------------------------------------------------------------------------
+
+    if [ $device = 1 ]; then
+        step label 200 label.txt "$PYTHON" benchmarks/label.py --device cuda --network resnet38 --images 2000 --published 40 \
+            --json "$OUT/label.json"
+        budget=$(limited 330)
+        step engines $((budget + 30)) engines.txt "$PYTHON" benchmarks/engines.py --seconds $((budget - 30)) \
+            --json "$OUT/engines.json"
+    else
+        skip label "no CUDA device"
+        skip engines "no CUDA device"
+    fi
+fi
+
+if [ $built = 1 ] && [ $part = kernels ]; then
     # ---- tests ---------------------------------------------------------------------------------------------------------------
 
     # Without a device all of them are skipped, which still shows that they can be collected.

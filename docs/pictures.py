@@ -1,23 +1,25 @@
 #!/usr/bin/env python3
 """Makes the pictures of these pages: python docs/pictures.py
 
-Needs the extra `demo`. The photos are scikit-image's `chelsea` by Stefan van der Walt and `coffee` by Rachel Michetti (CC0: no
-rights reserved).
+Needs the extra `demo`. The photos are scikit-image's `chelsea` by Stefan van der Walt, `coffee` by Rachel Michetti and `camera`
+by Lav Varshney (CC0: no rights reserved).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage import data
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wsss_fast import ops
+from wsss_fast import label, ops
 from wsss_fast.data.scenes import SceneSettings, make_scene
+from wsss_fast.label.demo import write_photos
 from wsss_fast.label.predict import load_model
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.write import PALETTE
@@ -27,14 +29,14 @@ from wsss_fast.ops._reference.half_disc import half_disc
 FOLDER = Path(__file__).parent / "pictures"
 
 
-def sheet(panels: list[Tensor], width: int, height: int, gap: int) -> Image.Image:
-    """Panels, uint8 [3, H, W] each, three in a row."""
-    rows = -(-len(panels) // 3)
-    whole = Image.new("RGB", (3 * (width + gap) - gap, rows * (height + gap) - gap), "white")
+def sheet(panels: list[Tensor], width: int, height: int, gap: int, columns: int = 3) -> Image.Image:
+    """Panels, uint8 [3, H, W] each, so many in a row; what is higher is cut to the middle."""
+    rows = -(-len(panels) // columns)
+    whole = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
     for i, panel in enumerate(panels):
         picture = Image.fromarray(np.ascontiguousarray(panel.permute(1, 2, 0).numpy()))
-        place = (i % 3 * (width + gap), i // 3 * (height + gap))
-        whole.paste(picture.resize((width, height), Image.Resampling.LANCZOS), place)
+        place = (i % columns * (width + gap), i // columns * (height + gap))
+        whole.paste(ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS), place)
     return whole
 
 
@@ -140,6 +142,30 @@ def painted(image: Tensor, cam: Tensor) -> Tensor:
     return (0.45 * grey + 0.55 * colour).to(torch.uint8)
 
 
+# ---- label ----------------------------------------------------------------------------------------------------------------
+
+
+def label_walk_crf() -> Image.Image:
+    """The photos of the demo, a row each: photo, mask of the class maps, after the walk, after the CRF."""
+    walk = {"walk": "image", "alpha": 2.0, "walk_steps": 16}
+    palette = torch.tensor(PALETTE, dtype=torch.uint8).reshape(256, 3)
+    with TemporaryDirectory() as folder:
+        paths = sorted(str(path) for path in write_photos(Path(folder)))  # the order of the results
+        photos = [np.array(Image.open(path)) for path in paths]
+        runs = [label(paths, "efficientnet-lite0", workers=0, **given).results for given in ({}, walk, {**walk, "crf": True})]
+    panels = []
+    for photo, *found in zip(photos, *runs, strict=True):
+        image = torch.from_numpy(photo).permute(2, 0, 1)
+        panels.append(image)
+        for result in found:
+            mask = torch.from_numpy(result.mask)
+            colour = palette[mask.long()].permute(2, 0, 1)
+            shown = torch.where(mask > 0, 0.35 * image + 0.65 * colour, 0.6 * image).to(torch.uint8)
+            shown[:, borders(mask)] = 255
+            panels.append(shown)
+    return sheet(panels, 240, 160, gap=6, columns=4).quantize(256, method=Image.Quantize.MAXCOVERAGE)
+
+
 # ---- scenes ---------------------------------------------------------------------------------------------------------------
 
 
@@ -160,5 +186,5 @@ def scenes() -> Image.Image:
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for make in (superpixel_pair, random_walk, scenes):
+    for make in (superpixel_pair, random_walk, label_walk_crf, scenes):
         make().save(FOLDER / f"{make.__name__}.png", optimize=True)

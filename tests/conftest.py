@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 # Before torch comes: its threads are to sleep, not spin, while one waits for another. On a busy machine the many small operations
 # of the reference would wait fifty times longer than they take.
@@ -14,6 +15,11 @@ import pytest
 import tomllib
 import torch
 from helpers import CPU_LEVELS, IMPLEMENTATIONS, Implementation, why_not
+
+# Files that take seconds to make and that all processes of a run share: workers inherit the name of the folder.
+if "WSSS_TEST_FILES" not in os.environ:
+    _files = TemporaryDirectory(prefix="wsss-tests-")
+    os.environ["WSSS_TEST_FILES"] = _files.name
 
 ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.toml"
 

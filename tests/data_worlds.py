@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def photo(seed: int, size: tuple[int, int] = (30, 24)) -> np.ndarray:
 def save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
+
+
+def repaint(path: Path, value: int) -> None:
+    """One value of a map is another one; without compression size and time of the file tell nothing."""
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[5, 5] = value
+    Image.fromarray(pixels).save(path, compress_level=0)
+    os.utime(path, (0, 0))
 
 
 def voc(root: Path, saliency: bool = True) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from wsss_fast.export import write_onnx
 CLASSES = 3
 # none of them traced: odd sizes, batch 1 and 3
 SHAPES = ((1, 3, 33, 47), (3, 3, 81, 64), (1, 3, 130, 101))
-_FOLDER = TemporaryDirectory(prefix="wsss-tests-")
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,19 @@ MORE_CASES = [
     Case("deeplab", "vgg16", FOV, published="paper"),
     Case("deeplab", "resnet38", FOV),
 ]
+BY_METHOD = {case.method: case for case in reversed((*CASES, *MORE_CASES))}  # the first of each
 SEAM = CASES[3]
 SMALLEST = CASES[0]
 
 
 @cache
 def onnx_file(case: Case, precision: str = "fp32") -> Path:
-    path = Path(_FOLDER.name) / f"{case.id}-{precision}.onnx"
-    write_onnx(case.network(), path, precision, classes=("cat", "dog", "owl"))
+    """Not to be changed: all processes of a run share it."""
+    path = Path(os.environ["WSSS_TEST_FILES"]) / f"{case.id}-{precision}.onnx"
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            write_onnx(case.network(), path, precision, classes=("cat", "dog", "owl"))
     return path
 
 

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from wsss_fast import _native
 
+ROOT = Path(__file__).resolve().parents[1]
 CPU_LEVELS = ("plain", "avx2", "avx512")
+
+
+def tool(name: str) -> str:
+    """A program to build with, first the one of this Python's environment."""
+    beside_python = Path(sys.executable).parent / name
+    found = str(beside_python) if beside_python.exists() else shutil.which(name)
+    assert found, f"{name} is needed by these tests"
+    return found
 
 
 @dataclass(frozen=True)

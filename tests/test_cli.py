@@ -144,6 +144,18 @@ def test_a_broken_image_is_one_line_and_exit_3(images, tmp_path, engine, capsys)
     assert "as before: not an image" in capsys.readouterr().err and engine.calls == 2
 
 
+def test_more_failures_than_allowed_stop_the_job(images, tmp_path, engine, capsys):
+    (images / "0.png").write_bytes(b"broken")
+    (images / "1.png").write_bytes(b"broken")
+    out = tmp_path / "out"
+    arguments = ["label", str(images), "--out", str(out), "--batch", "1", "--max-failures"]
+    for _ in range(2):  # the same command again counts what failed before
+        assert cli.main([*arguments, "1"]) == exit_codes.STOPPED
+        assert "2 images failed, more than --max-failures allows" in capsys.readouterr().err and engine.calls == 0
+        assert len((out / "failures.jsonl").read_text().splitlines()) == 2
+    assert cli.main([*arguments, "2"]) == exit_codes.SOME_FAILED and engine.calls == 1
+
+
 def test_done_resumed_and_json(images, tmp_path, engine, capsys):
     arguments = ["label", str(images), "--out", str(tmp_path / "out"), "--json"]
     assert cli.main(arguments) == exit_codes.DONE

@@ -14,6 +14,7 @@ from wsss_fast import methods, ops
 from wsss_fast._settings import SettingsError
 from wsss_fast.methods import deeplab
 from wsss_fast.methods._training import Training
+from wsss_fast.train.optimiser import make_optimiser, parameter_groups
 
 NETWORKS = [("resnet101-caffe", "aspp"), ("resnet101-caffe", "largefov"), ("vgg16", "aspp"), ("vgg16", "largefov")]
 NETWORKS += [("resnet38", "largefov"), ("resnet50", "aspp")]
@@ -167,6 +168,48 @@ def test_faults_of_released_code() -> None:
     assert batch_statistics.backbone.conv1a.weight.requires_grad
 
 
+@pytest.mark.parametrize("published", [None, "code"])
+@pytest.mark.parametrize(("backbone", "head"), [("resnet101-caffe", "largefov"), ("resnet38", "largefov")])
+def test_what_a_step_moves(backbone: str, head: str, published: str | None) -> None:
+    """The faults in a step of the published optimiser: a head that never learns; statistics of the batch, gains that stay."""
+    step = training(backbone, head, published)
+    optimiser = make_optimiser(step)
+    before = {name: value.clone() for name, value in step.model.state_dict().items()}
+    step.train()(batch())["total"].backward()
+    optimiser.step()
+    moved = {name for name, value in step.model.state_dict().items() if not torch.equal(value, before[name])}
+    in_groups = {id(value) for group in optimiser.param_groups for value in group["params"]}
+    weights = {name for name, value in step.model.named_parameters() if id(value) in in_groups}
+    code = published == "code"
+    if backbone == "resnet101-caffe":
+        assert ({name for name in moved if name.startswith("base.fov.")} == set()) == code
+        assert moved == weights and "base.layer5.block1.reduce.conv.weight" in moved
+        return
+    gains = {name for name, layer in step.model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    backbone_gains = {name for name in gains if name.startswith("backbone.")}
+    statistics = {name for name in gains if f"{name}.running_var" in moved}
+    assert statistics == (gains if code else gains - backbone_gains)
+    assert {name for name in gains if f"{name}.weight" in moved} == (set() if code else gains - backbone_gains)
+    assert ("backbone.conv1a.weight" in moved) == code and "cls_conv.weight" in moved
+    momentum = 3e-4 if code else 0.1
+    mean = step.model.bn_fov.running_mean / momentum  # from 0: that of the batch
+    assert mean.abs().max() > 0 and step.model.bn_fov.momentum == momentum
+
+
+@pytest.mark.parametrize(("backbone", "head"), NETWORKS)
+def test_rates(backbone: str, head: str) -> None:
+    """1 and 2 times for what was pretrained, 10 and 20 for the head; weights alone decay."""
+    step = training(backbone, head)
+    rates = {group["name"]: (group["lr"] / step.settings.lr, group["weight_decay"]) for group in parameter_groups(step)}
+    published = {"weights": (1, 5e-4), "biases": (2, 0), "new weights": (10, 5e-4), "new biases": (20, 0)}
+    published |= {"new gains": (10, 0)}
+    if backbone != "vgg16":
+        del published["biases"]  # of convolutions in front of a normalisation
+    if backbone != "resnet38":
+        del published["new gains"]  # no normalisation in the head
+    assert rates == {name: (pytest.approx(rate), decay) for name, (rate, decay) in published.items()}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -234,6 +277,21 @@ def test_inference_as_published() -> None:
     assert relative_error(asked, expected) < 1e-4  # softmax of the logarithm
 
 
+@torch.inference_mode()
+def test_inference_on_squares() -> None:
+    """As DCP tested: the image squeezed to squares, scores averaged."""
+    pixels = scenes(2, 48)[0][:, :, :40]
+    model = lively(methods.create("deeplab", 2, "vgg16", head="largefov", width=1 / 16))
+    image, total = model.normalise(pixels), torch.zeros(2, 3, 40, 48, dtype=torch.float64)
+    for side in (24, 33, 41):
+        logits = model.forward_cam(functional.interpolate(image, (side, side), mode="bilinear", align_corners=False))
+        total += functional.interpolate(logits.double(), (40, 48), mode="bilinear", align_corners=True)
+    found = methods.infer_segmentation(model, pixels, squares=(24, 33, 41), reduce="mean", crf=False)
+    assert relative_error(found, (total / 3).softmax(1)) < 1e-5
+    refined = methods.infer_segmentation(model, pixels, squares=(24, 33, 41), reduce="mean")
+    assert relative_error(refined, ops.dense_crf(found, pixels, **model.inference.crf)) < 1e-4
+
+
 def test_inference_table() -> None:
     def told(backbone: str, head: str, published: str | None = None) -> deeplab.Inference:
         with torch.device("meta"):
@@ -264,6 +322,10 @@ def test_wrong_inference() -> None:
         methods.infer_segmentation(model, pixels.float())
     with pytest.raises(ValueError, match="'scales' must be numbers above 0"):
         methods.infer_segmentation(model, pixels, scales=(0,))
+    with pytest.raises(ValueError, match="'squares' must be whole numbers from 1 to 16384, got \\(0,\\)"):
+        methods.infer_segmentation(model, pixels, squares=(0,))
+    with pytest.raises(ValueError, match="'squares' come in place of 'scales'"):
+        methods.infer_segmentation(model, pixels, squares=(8,), scales=(1,))
     with pytest.raises(ValueError, match="'reduce' must be one of max, mean"):
         methods.infer_segmentation(model, pixels, reduce="sum")
     with pytest.raises(ValueError, match="'model' must be a deeplab, got 'cam'"):

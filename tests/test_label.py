@@ -92,6 +92,13 @@ def test_without_out_the_masks_are_in_memory_and_equal(folder, tmp_path):
         assert np.array_equal(result.mask, np.array(Image.open(tmp_path / "out" / result.image)))
 
 
+def test_without_out_too_many_failures_end_the_job_too(folder):
+    for name in ("img8.png", "img9.png"):
+        (folder / name).write_bytes(b"broken")
+    summary = label(folder, max_failures=0)
+    assert summary.stopped and len(summary.results) == 1
+
+
 def mask_of(prediction, height, width, **settings):
     """Of an image whose size is that of the maps."""
     picture = Picture(np.zeros((height, width, 3), np.uint8), height, width, FileStamp(0, 0), "PNG")

@@ -12,12 +12,13 @@ import torch
 from label_standins import BrightEngine, five_pictures, label, picture, tree
 from PIL import Image
 
-from wsss_fast import ops
+from wsss_fast import evaluate, ops
 from wsss_fast.label.brush_rle import brush_rle
 from wsss_fast.label.manifest import ManifestError, read_rows
 from wsss_fast.label.predict import Prediction
 from wsss_fast.label.settings import SettingsError
 from wsss_fast.label.verify import verify
+from wsss_fast.methods import pair_labels
 
 NAMES = [f"img{n}" for n in range(8, 13)]
 
@@ -47,6 +48,7 @@ def test_index_is_16_bit(folder, tmp_path, masks):
         with Image.open(out / f"{name}.png") as image:
             assert image.mode.startswith("I")
             assert np.array_equal(np.array(image), np.where(mask == 255, 65535, mask.astype(int)))
+    assert evaluate.folder(tmp_path / "plain", out).miou == 1  # what one of them ignores the other ignores too
 
 
 def test_more_classes_than_a_byte_counts_need_index(folder, tmp_path):
@@ -89,16 +91,17 @@ def test_alpha_pairs_and_their_mask(folder, tmp_path):
         m = m / (m.max() + 1e-5)
         given = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
         wins = {}
+        stored = pair_labels.read(out / "pairs" / f"{name}.npz")  # as the training of AffinityNet reads it
+        assert stored.classes.tolist() == [0]
         for kind, alpha in (("low", 2.0), ("high", 12.0)):
             q = ops.dense_crf(torch.cat([(1 - m) ** alpha, m], dim=1), given)
-            with np.load(out / kind / f"{name}.npz", allow_pickle=False) as file:
-                assert file["classes"].tolist() == [0]
-                assert np.abs(file["maps"].astype(int) - (255 * q[0]).round().numpy()).max() <= 1
+            assert np.abs(getattr(stored, kind).astype(int) - (255 * q[0]).round().numpy()).max() <= 1
             wins[kind] = q[0].argmax(0).numpy()
         expected = np.where(wins["high"] == 0, 0, np.where(wins["low"] == 0, 255, wins["low"]))
         assert (np.array(Image.open(out / f"{name}.png")) != expected).mean() < 0.01
-    assert verify(out).files == 15
-    (out / "low" / "img9.npz").unlink()
+    assert evaluate.folder(out, out).miou == 1  # its masks are found beside the maps
+    assert verify(out).files == 10
+    (out / "pairs" / "img9.npz").unlink()
     assert verify(out).bad == 1
     assert label(folder, out, format="alpha", alphas=(2.0, 12.0), batch=1).labelled == 1
     assert verify(out).bad == 0

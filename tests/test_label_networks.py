@@ -50,10 +50,12 @@ def run(model, image, labels=None, guide=None, **settings):
     chosen = resolved(loaded, chosen)
     guided = walk.load_walk(chosen)
     prediction = loaded.predict(image)
+    one = Picture(image, *image.shape[:2], FileStamp(0, 0), "PNG")
     if guided is not None:
         with torch.inference_mode():
-            prediction = Prediction(prediction.scores, prediction.maps, prediction.flipped, guided.guide(image))
-    one = Picture(image, *image.shape[:2], FileStamp(0, 0), "PNG")
+            prediction = Prediction(
+                prediction.scores, prediction.maps, prediction.flipped, guided.guide(refine.pixels_of(prediction, one))
+            )
     return refine.make_mask(prediction, one, chosen, guided, labels)
 
 

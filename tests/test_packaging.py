@@ -129,7 +129,8 @@ def test_wheel_holds_the_package_alone(built: Built) -> None:
     modules = [name for name in names if name.endswith(".so")]
     assert len(modules) == 1 and modules[0].startswith("wsss_fast/_kernels.")
     assert built.wheel.name.endswith(("x86_64.whl", "aarch64.whl"))  # compiled code: no wheel for any machine
-    data = sources("wsss_fast/*.py", "wsss_fast/*.pyi", "wsss_fast/*.yaml", "wsss_fast/*.json", "wsss_fast/py.typed")
+    suffixes = ("py", "pyi", "yaml", "json", "html", "css", "js")
+    data = sources("wsss_fast/py.typed", *(f"wsss_fast/*.{suffix}" for suffix in suffixes))
     assert not data - set(names)
 
 

@@ -80,6 +80,18 @@ def test_every_kind(small_images, tmp_path):
     assert (read_mask(stage(tmp_path, "masks") / f"{data_worlds.IDS[0]}.png") == expected).all()
 
 
+def test_patterns_that_cannot_be_trusted_are_told(tmp_path):
+    """A class without an image, in a data set that names it."""
+    voc = data_worlds.voc(tmp_path / "voc")
+    (voc / "classes.txt").write_text("cat\ndog\nunicorn\n")
+    chosen = [entry for entry in ALL["stages"] if entry["name"] in ("cam", "patterns", "dcp")]
+    row = go(voc, tmp_path / "out", {**ALL, "stages": chosen}).rows[1]
+    assert row.outcome["missing"] == ["unicorn"] and set(row.outcome["ambiguous"]) <= {"cat", "dog"}
+    told = (tmp_path / "out" / "report.md").read_text()
+    assert "patterns: no pattern, so they are never found: unicorn." in told
+    assert ("the sign of the pattern is doubtful" in told) == bool(row.outcome["ambiguous"])
+
+
 def test_runs_that_share(tmp_path):
     """Another recipe with a stage of the same settings and inputs takes what is there."""
     voc = data_worlds.voc(tmp_path / "voc")

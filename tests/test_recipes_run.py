@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import data_worlds
@@ -21,6 +23,8 @@ from wsss_fast.data import DataError
 from wsss_fast.evaluate import read_maps, read_mask
 from wsss_fast.recipes import RecipeError, record, stages
 from wsss_fast.recipes.run import Options, Told
+
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +165,39 @@ def test_changed_labels(copy, voc, tmp_path):
         go(other, copy)
 
 
+def test_a_changed_image(copy, voc, tmp_path):
+    """Its file as long as before."""
+    other = shutil.copytree(voc, tmp_path / "voc")
+    image = other / "JPEGImages" / f"{data_worlds.IDS[2]}.jpg"
+    data = bytearray(image.read_bytes())
+    data[-5] ^= 1
+    image.write_bytes(bytes(data))
+    with pytest.raises(RecipeError, match=r"01-cam was made otherwise:\n  data\.sha256"):
+        go(other, copy)
+
+
+def test_a_changed_truth(copy, voc, tmp_path):
+    other = shutil.copytree(voc, tmp_path / "voc")
+    mask = other / "SegmentationClassAug" / f"{data_worlds.IDS[2]}.png"
+    data_worlds.repaint(mask, 1)
+    with pytest.raises(RecipeError, match=r"02-maps was made otherwise:\n  judge\.sha256") as error:
+        go(other, copy)
+    assert "Hint: --from maps" in str(error.value)
+
+
+def test_changed_saliency_maps(voc, tmp_path):
+    """Of a stage that is done and of one that was stopped; the size of the file is the same."""
+    other = shutil.copytree(voc, tmp_path / "voc")
+    saliency = other / "saliency" / f"{data_worlds.IDS[2]}.png"
+    data_worlds.repaint(saliency, 0)
+    values = {**TWO, "stages": [{"name": "eps", "method": "eps", **TRAIN}]}
+    for name, stop, value in (("done", 99, 77), ("stopped", 0, 78)):
+        go(other, tmp_path / name, values, saliency="saliency", told=Told(stop=After(stop)))
+        data_worlds.repaint(saliency, value)
+        with pytest.raises(RecipeError, match=r"01-eps was made otherwise:\n  data\.sha256"):
+            go(other, tmp_path / name, values, saliency="saliency")
+
+
 def test_an_input_that_was_made_anew_elsewhere(copy, voc):
     shutil.rmtree(copy / "01-cam")
     with pytest.raises(RecipeError, match="02-maps is done, and cam, which it was made of, is not"):
@@ -207,6 +244,40 @@ def test_stopped_among_images(voc, finished, copy, monkeypatch):
     result = go(voc, copy)
     assert len(made) == 3 and result.rows[1].seconds > 0
     assert record.read(copy / "02-maps").contents.sha256 == record.read(finished[0] / "02-maps").contents.sha256
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from recipe_runs import go
+from wsss_fast.label import write
+
+replaced, real = [], os.replace
+
+def deadly(source, target, **options):
+    if str(target).endswith(".npz"):
+        replaced.append(target)
+        if len(replaced) == 3:  # the third file is written, and has not got its name
+            os.kill(os.getpid(), signal.SIGKILL)
+    return real(source, target, **options)
+
+write.os.replace = deadly
+go(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_killed_among_images(voc, finished, copy):
+    """No handler runs, as in a power cut: what has its name is whole, and the rest is made."""
+    shutil.rmtree(copy / "02-maps")
+    paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", KILLED, str(voc), str(copy)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, timeout=300, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list((copy / "02-maps").glob("*.npz"))) == 2 and not (copy / "02-maps" / "stage.json").exists()
+    result = go(voc, copy)
+    assert [row.skipped for row in result.rows] == [True, False]
+    assert record.read(copy / "02-maps").contents.sha256 == record.read(finished[0] / "02-maps").contents.sha256
+    assert not [path.name for path in (copy / "02-maps").iterdir() if path.suffix not in (".npz", ".json")]
 
 
 def test_a_stopped_stage_is_not_gone_on_with_otherwise(voc, copy):

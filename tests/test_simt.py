@@ -10,13 +10,12 @@ import itertools
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, tool
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "tests" / "simt"
 FAILED, FAULT, TSAN_REPORT = (
     1,
@@ -24,13 +23,6 @@ FAILED, FAULT, TSAN_REPORT = (
     66,
 )
 PLAIN = [*itertools.product(("fwd", "grev", "pct:1", "pct:2"), ("lazy", "eager"), ("0xFF", "0x7F"))]
-
-
-def tool(name: str) -> str:
-    beside_python = Path(sys.executable).parent / name
-    found = str(beside_python) if beside_python.exists() else shutil.which(name)
-    assert found, f"{name} is needed to build the emulator's tests"
-    return found
 
 
 def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 
@@ -134,6 +135,20 @@ def test_other_settings_are_refused_and_restart_begins_again(wsss, tmp_path):
     assert [row["lr"] for row in losses(tmp_path / "run")] == [0.02]
     # what decides nothing may differ
     assert wsss("--lr", "0.02", "--log-every", "2", "--threads", str(torch.get_num_threads()))[0] == exit_codes.DONE
+
+
+def test_other_inputs_are_refused_though_their_files_look_the_same(wsss, voc, tmp_path):
+    world = shutil.copytree(voc, tmp_path / "voc")
+    saliency = world / "saliency" / f"{data_worlds.IDS[2]}.png"
+    data_worlds.repaint(saliency, 0)
+    size = saliency.stat().st_size
+    given = ["--data", str(world), "--saliency", "saliency", "--max-steps", "1"]
+    assert wsss(*given, method="eps", data=False)[0] == exit_codes.DONE
+    assert wsss(*given, method="eps", data=False)[0] == exit_codes.DONE
+    data_worlds.repaint(saliency, 77)
+    status, _, error = wsss(*given, method="eps", data=False)
+    assert status == exit_codes.ERROR and "run was trained otherwise" in error and "images.sha256" in error
+    assert saliency.stat().st_size == size
 
 
 def test_settings_file_goes_round_and_options_win(wsss, tmp_path, capsys):

@@ -57,6 +57,16 @@ def test_going_on_gives_the_same_bits(uninterrupted, tmp_path, stop_after):
     assert same_weights(tmp_path, uninterrupted) and same_weights(tmp_path, uninterrupted, checkpoint.NAME)
 
 
+def test_adam_goes_on_with_the_same_bits(tmp_path):
+    """Its memory holds two moments of each gradient and a count of steps."""
+    given = {"optimiser": "adam", "momentum": 0, "lr": 1e-3}
+    fit(tmp_path / "whole", narrow(**given))
+    assert fit(tmp_path / "cut", narrow(**given), max_steps=4).step == 4
+    assert fit(tmp_path / "cut", narrow(seed=5, **given)).started == 4
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert same_weights(tmp_path / "cut", tmp_path / "whole", checkpoint.NAME)
+
+
 def test_max_steps_ends_and_a_later_run_goes_on(uninterrupted, tmp_path):
     assert fit(tmp_path, max_steps=4).stopped is False
     assert [row["step"] for row in losses(tmp_path)] == [1, 2, 3, 4]

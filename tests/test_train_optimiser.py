@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from wsss_fast import methods
+from wsss_fast._settings import SettingsError
 from wsss_fast.methods._training import TrainSettings
 from wsss_fast.train.optimiser import learning_rate, make_optimiser, parameter_groups, set_rates
 
@@ -125,3 +126,35 @@ def test_a_step_of_the_optimiser_by_hand() -> None:
         velocity = gradient if velocity is None else 0.5 * velocity + gradient
         moved -= 0.1 * 10 * factor * (gradient + 0.5 * velocity)
         assert torch.allclose(weight, torch.full_like(weight, moved), rtol=1e-6)
+
+
+def test_adam_by_hand() -> None:
+    """The published Adam, with the rates of DCP: 5e-6, new layers 1e-4, biases alike. Gradients 2 and -1, decay 0.25."""
+    given = {"optimiser": "adam", "lr": 5e-6, "new_rate": 20.0, "weight_decay": 0.25, "schedule": "step"}
+    training = methods.training("deeplab", 3, "vgg16", settings=methods.settings("deeplab", momentum=0, **given), **SMALL)
+    rates = {name: group[:2] for name, group in by_name(training).items()}
+    assert rates == {
+        "weights": (5e-6, 0.25),
+        "biases": (5e-6, 0.0),
+        "new weights": (pytest.approx(1e-4), 0.25),
+        "new biases": (pytest.approx(1e-4), 0.0),
+    }
+    weight = training.model.base.aspp.c0[0].weight
+    optimiser = make_optimiser(training)
+    with torch.no_grad():
+        weight.fill_(1.0)
+    moved, mean, square = 1.0, 0.0, 0.0
+    for step, gradient in enumerate((2.0, -1.0), 1):
+        weight.grad = torch.full_like(weight, gradient)
+        optimiser.step()
+        gradient += 0.25 * moved
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        moved -= 1e-4 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)) ** 0.5 + 1e-8)
+        assert torch.allclose(weight, torch.full_like(weight, moved), rtol=1e-7)
+
+
+def test_settings_of_the_optimiser() -> None:
+    with pytest.raises(SettingsError, match=r"'optimiser' must be one of sgd, adam, got 'adamw'\. Hint"):
+        TrainSettings(optimiser="adamw")
+    with pytest.raises(SettingsError, match="'momentum' must be 0 with adam"):
+        TrainSettings(optimiser="adam", momentum=0.9)

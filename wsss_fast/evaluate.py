@@ -27,13 +27,14 @@ from wsss_fast.label.names import printable
 THRESHOLDS = (np.arange(100) / 100).astype(np.float32)
 BACKGROUND_NAME = "background"
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
+IGNORE_16 = 65535
 _SHOWN = 5
 _READ_AHEAD = 32
 
 
 def ignore_value(values: int) -> int:
     """255 marks ignored pixels; 65535 does where 255 is a class, which takes masks of 16 bits."""
-    return 255 if values <= 255 else 65535
+    return 255 if values <= 255 else IGNORE_16
 
 
 class _Counts:
@@ -56,9 +57,11 @@ class _Counts:
             raise ValueError(f"evaluate: {role}{_of(name)} must be whole numbers [H, W], got {mask.dtype} {list(mask.shape)}")
         count = len(self.names)
         codes = mask.astype(np.intp)
-        codes[codes == self.ignore] = count
-        if codes.size and (codes.max() > count or codes.min() < 0 or ((codes == count) & (mask != self.ignore)).any()):
-            wrong = mask[(mask != self.ignore) & ((mask < 0) | (mask >= count))]
+        # masks of 16 bits mark ignored pixels so even where there are few classes
+        ignored = (codes == self.ignore) | (codes == IGNORE_16)
+        wrong = codes[~ignored & ((codes < 0) | (codes >= count))]
+        codes[ignored] = count
+        if wrong.size:
             raise ValueError(
                 f"evaluate: the {role}{_of(name)} must hold 0..{count - 1} or {self.ignore}, got {int(wrong.flat[0])}. "
                 "Hint: name all classes of model and truth; a mask holds class numbers, 0 for background, not grey values"
@@ -238,7 +241,7 @@ def folder(
     if not wanted:
         raise ValueError(f"evaluate: no image to compare: {printable(str(truth))} has no .png file, or the list is empty")
     names = [BACKGROUND_NAME, *_class_names(predictions, truth, classes)]
-    suffix = _kind(predictions)
+    suffix = _kind(predictions, wanted)
     missing = [name for name in wanted if not (predictions / f"{name}{suffix}").is_file()]
     if missing and (not allow_missing or len(missing) == len(wanted)):
         _complain(
@@ -328,8 +331,11 @@ def _class_names(predictions: Path, truth: Path, classes: int | Sequence[str] | 
     return names
 
 
-def _kind(predictions: Path) -> str:
-    found = {suffix for suffix in (".png", ".npz") if next(predictions.rglob(f"*{suffix}"), None) is not None}
+def _kind(predictions: Path, wanted: Sequence[str]) -> str:
+    """By the files of the images in question; where there is none, by any other."""
+    kinds = (".png", ".npz")
+    found = {suffix for suffix in kinds if any((predictions / f"{name}{suffix}").is_file() for name in wanted)}
+    found = found or {suffix for suffix in kinds if next(predictions.rglob(f"*{suffix}"), None) is not None}
     if len(found) != 1:
         what = "has both masks (.png) and soft maps (.npz)" if found else "has neither masks (.png) nor soft maps (.npz)"
         raise ValueError(f"evaluate: 'predictions' must be of one kind, and {printable(str(predictions))} {what}")

@@ -45,6 +45,7 @@ def _photos(argv: Sequence[str]) -> int:
                 photos,
                 out=masks,
                 overlay=True,
+                report=True,
                 restart=True,
                 progress=lambda now, _: progress.update(now.labelled + now.failed, now.total),
             )
@@ -109,6 +110,9 @@ def _report(rows: list[dict], images: Path, masks: Path, seconds: float) -> str:
         "",
         "Look at these first: the photo beside its mask, with the names of the classes",
         *(f"  {printable(str(masks / 'overlays' / stem))}.jpg" for stem in stems),
+        "",
+        "All of it as one page, to be opened in a browser",
+        f"  {printable(str(masks / 'report' / 'index.html'))}",
         "",
         f"photos    {printable(str(images))}",
         f"masks     {printable(str(masks))}   palette PNG: 0 background, else the class number",

@@ -4,7 +4,7 @@ DONE = 0
 ERROR = 1
 USAGE = 2
 SOME_FAILED = 3  # done, but some images could not be labelled
-STOPPED = 4  # disk or device gave up; the same command goes on where it stopped
+STOPPED = 4  # disk or device gave up, or too many images failed; the same command goes on where it stopped
 INTERRUPTED = 130  # SIGINT
 TERMINATED = 143  # SIGTERM
 
@@ -13,7 +13,7 @@ MEANINGS = {
     ERROR: "error",
     USAGE: "wrong usage",
     SOME_FAILED: "done, but some images failed",
-    STOPPED: "stopped, can be resumed (disk, device)",
+    STOPPED: "stopped, can be resumed (disk, device, --max-failures)",
     INTERRUPTED: "interrupted (Ctrl-C)",
     TERMINATED: "terminated",
 }

@@ -82,7 +82,7 @@ def _export(given: Any, settings: ExportSettings) -> int:
 
         def stage(name: str) -> None:
             nonlocal done
-            progress.update(done, _STAGES)
+            progress.update(done, max(done, _STAGES), name)
             done += 1
 
         exported = export(given.model, given.out, settings, given.onnx, stage)
@@ -93,12 +93,18 @@ def _export(given: Any, settings: ExportSettings) -> int:
             "network": json.loads(meta.to_json()),
             "verified": None if report is None else json.loads(report.to_json()),
             "not_verified": exported.not_verified,
+            "kept_in_float32": list(exported.kept_in_float32),
             "reports": [str(path) for path in exported.written],
         }
         sys.stdout.write(json.dumps(told) + "\n")
         return exit_codes.DONE
     sys.stdout.write(f"{exported.path}: {meta.method} on {meta.backbone}, {meta.num_classes} classes, {meta.precision}\n")
-    sys.stdout.write(f"verified: {report.verdict()}\n" if report else f"NOT verified: {exported.not_verified}\n")
+    if report is not None:
+        sys.stdout.write(f"verified: {report.verdict()}\n")
+    if exported.kept_in_float32:
+        sys.stdout.write(f"computed in float32, float16 could overflow: {', '.join(exported.kept_in_float32)}\n")
+    if exported.not_verified:
+        sys.stdout.write(f"NOT verified: {exported.not_verified}\n")
     if exported.written:
         sys.stdout.write("reports: " + ", ".join(map(str, exported.written)) + "\n")
     return exit_codes.DONE

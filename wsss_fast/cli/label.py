@@ -19,7 +19,7 @@ PROG = "wsss label"
 _EPILOG = (
     "Masks: 8-bit palette PNG, value 0 background, class number of the model + 1 for a class, 255 ignore. "
     "OUT/manifest.jsonl records every image. Run the same command again to resume an interrupted job or to retry. "
-    "Exit status: 0 done, 3 done but some images failed, 4 stopped and can be resumed."
+    "Exit status: 0 done, 3 done but some images failed, 4 and 5 (--max-failures) stopped and can be resumed."
 )
 
 
@@ -97,10 +97,18 @@ def label_folder(
     from wsss_fast.label.write import OutputStoppedError
 
     started = time.monotonic()
+    picturing = False
     values = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
     with ProgressLine("labelling", hidden=quiet or as_json) as progress:
 
         def report(summary: Any, result: Any) -> None:
+            nonlocal picturing
+            if summary.pictured is not None:
+                if not picturing:
+                    picturing = True
+                    progress.begin("making the report")
+                progress.update(*summary.pictured)
+                return
             progress.update(summary.labelled + summary.skipped + summary.failed, summary.total)
             if result is not None and result.status == "failed":
                 progress.complain(f"{printable(result.image)}: {result.reason}")
@@ -120,17 +128,31 @@ def label_folder(
         sys.stdout.write(json.dumps(_for_machines(summary, seconds)) + "\n")
     elif not quiet:
         sys.stdout.write(_for_people(summary, seconds))
+    if summary.stopped:
+        hint = "failures.jsonl tells why; a larger --max-failures goes on"
+        sys.stderr.write(f"{PROG}: stopped: {summary.failed} images failed, more than --max-failures allows. Hint: {hint}\n")
+        return exit_codes.STOPPED
+    if summary.report_failure is not None:
+        return _report_failure(summary.report_failure)
     return exit_codes.SOME_FAILED if summary.failed else exit_codes.DONE
 
 
+def _report_failure(error: Exception) -> int:
+    from wsss_fast.label.write import OutputStoppedError
+
+    sys.stderr.write(f"{PROG}: the masks are complete, the report is not: {printable(str(error) or type(error).__name__)}\n")
+    return exit_codes.STOPPED if isinstance(error, OutputStoppedError) else exit_codes.ERROR
+
+
 def _for_machines(summary: Any, seconds: float) -> dict[str, Any]:
-    counts = {name: getattr(summary, name) for name in ("total", "labelled", "skipped", "failed", "empty")}
+    counts = {name: getattr(summary, name) for name in ("total", "labelled", "skipped", "failed", "empty", "stopped")}
     failures = [{"image": item.image, "reason": item.reason} for item in summary.failures]
     return {
         **counts,
         "seconds": round(seconds, 3),
         "out": str(summary.out),
         "manifest": str(summary.out / "manifest.jsonl"),
+        "report": None if summary.report is None else str(summary.report),
         "failures": failures,
     }
 
@@ -143,6 +165,8 @@ def _for_people(summary: Any, seconds: float) -> str:
         parts.append(f"{summary.failed} failed")
     place = printable(str(Path(summary.out)))
     text = f"{summary.total} images in {seconds:.1f} s: {', '.join(parts)}. Masks and manifest.jsonl: {place}\n"
+    if summary.report is not None:
+        text += f"Report: {printable(str(summary.report))}\n"
     if summary.empty:
         text += f"{summary.empty} without any class (all background). Hint: --present lowers the bar for a class\n"
     return text

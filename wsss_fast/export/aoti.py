@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from wsss_fast.export.engine import BaseEngine, EngineMeta
-from wsss_fast.export.onnx import ForwardCam, dynamic_shapes, example, exportable, whole_file
-from wsss_fast.export.ort import file_sha256
+from wsss_fast.export.files import file_sha256, whole_file
+from wsss_fast.export.onnx import ForwardCam, dynamic_shapes, example, exportable
 
 META = "wsss_fast"
 DEVICE = "wsss_fast_device"

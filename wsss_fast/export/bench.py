@@ -1,11 +1,13 @@
 """How fast an engine is, beside the network in PyTorch: both in turn, so that a disturbance hits both.
 
 One sample is one image batch of uint8 pixels on the engine's device to maps on it, one scale. `wsss bench export_ort` measures
-ONNX Runtime in a process of its own, and checks the results; this is for any engine and any size.
+ONNX Runtime in a process of its own, and checks the results; this is for any engine and any size. What
+concerns CUDA has never run on a GPU.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -14,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_fast.export.engine import Engine
+from wsss_fast.export.engine import PRECISIONS, Engine
 from wsss_fast.export.verify import Eager
 
 PERCENTILES = (50, 90, 99)
+WARM_UP = 3
+NOT_CAPTURED = ("ort",)  # ONNX Runtime keeps to the stream that its session was made with
 
 
 def bench(
@@ -31,49 +35,88 @@ def bench(
 
     Args:
         shape: batch, height, width.
-        model: the network, to be measured too: eager, and on CUDA also compiled by torch.compile.
+        model: the network, to be measured too: eager, and on CUDA also compiled by torch.compile, both in the engine's precision
+            (int8: fp16).
         rounds: samples of each; fewer, but at least 5, when they take longer than `seconds`.
     """
-    calls: dict[str, Callable[[], object]] = {engine.identity["engine"]: _call(engine, shape)}
+    on_cuda = engine.device.type == "cuda"
+    name = engine.identity["engine"]
+    calls: dict[str, Callable[[], object]] = {name: _call(engine, shape)}
+    if on_cuda and name not in NOT_CAPTURED:
+        calls[f"{name}, CUDA graph"] = _call(engine, shape, captured=True)
     if model is not None:
-        eager = Eager(model, engine.device, exact=False)
+        eager = _Beside(model, engine)
         calls["eager"] = _call(eager, shape)
-        if engine.device.type == "cuda":
-            compiled = Eager(model, engine.device, exact=False)
+        if on_cuda:
+            compiled = _Beside(model, engine)
             compiled._model.forward_cam = torch.compile(compiled._model.forward_cam)
             calls["torch.compile"] = _call(compiled, shape)
     for call in calls.values():
-        for _ in range(3):
+        for _ in range(WARM_UP):
             call()
     samples: dict[str, list[float]] = {name: [] for name in calls}
     started = time.monotonic()
     for done in range(1, rounds + 1):
-        for name, call in calls.items():
+        for title, call in calls.items():
             before = time.perf_counter()
             call()
-            samples[name].append(time.perf_counter() - before)
+            samples[title].append(time.perf_counter() - before)
         if done >= 5 and time.monotonic() - started > seconds:
             break
-    measured = {name: _figures(values, shape[0]) for name, values in samples.items()}
-    own = samples[engine.identity["engine"]]
-    for name, values in samples.items():
+    measured = {title: _figures(values, shape[0]) for title, values in samples.items()}
+    own = samples[name]
+    for title, values in samples.items():
         if values is not own:
-            measured[name]["engine_is_faster"] = statistics.median(b / a for a, b in zip(own, values, strict=True))
+            measured[title]["engine_is_faster"] = statistics.median(b / a for a, b in zip(own, values, strict=True))
     return {"shape": list(shape), "device": engine.device.type, "identity": engine.identity, "measured": measured}
 
 
-def _call(engine: Engine, shape: tuple[int, int, int]) -> Callable[[], object]:
+class _Beside(Eager):
+    """The network in PyTorch, on an engine's device and, on CUDA, in its precision."""
+
+    def __init__(self, model: nn.Module, engine: Engine) -> None:
+        self._type = torch.float32
+        if engine.device.type == "cuda":
+            self._type = PRECISIONS.get(engine.meta.precision, torch.float16)
+        super().__init__(copy.deepcopy(model).to(self._type), engine.device, exact=False)
+
+    def _run(self, image: Tensor) -> tuple[Tensor, ...]:
+        return super()._run(image.to(self._type))
+
+
+def _call(engine: Engine, shape: tuple[int, int, int], captured: bool = False) -> Callable[[], object]:
     n, h, w = shape
     pixels = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(engine.device)
+    forward = _captured(engine, engine.normalise(pixels)) if captured else engine.forward_cam
 
     def run() -> Tensor | tuple[Tensor, ...]:
         with torch.inference_mode():
-            out = engine.forward_cam(engine.normalise(pixels))
+            out = forward(engine.normalise(pixels))
         if engine.device.type == "cuda":
             torch.cuda.synchronize(engine.device)
         return out
 
     return run
+
+
+def _captured(engine: Engine, image: Tensor) -> Callable[[Tensor], Tensor | tuple[Tensor, ...]]:
+    """The engine's kernels for images of one shape, recorded once as a CUDA graph and then started together."""
+    aside = torch.cuda.Stream(engine.device)
+    aside.wait_stream(torch.cuda.current_stream(engine.device))
+    with torch.cuda.stream(aside), torch.inference_mode():
+        for _ in range(WARM_UP):  # what is done once, such as choosing algorithms, cannot be recorded
+            engine.forward_cam(image)
+    torch.cuda.current_stream(engine.device).wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.inference_mode():
+        out = engine.forward_cam(image)
+
+    def replay(fresh: Tensor) -> Tensor | tuple[Tensor, ...]:
+        image.copy_(fresh)
+        graph.replay()
+        return out
+
+    return replay
 
 
 def _figures(seconds: list[float], images: int) -> dict[str, float]:
@@ -88,5 +131,5 @@ def as_text(told: dict[str, Any]) -> str:
     for name, figures in told["measured"].items():
         times = "  ".join(f"p{p} {figures[f'p{p}_ms']:.2f} ms" for p in PERCENTILES)
         faster = f"  (the engine is {figures['engine_is_faster']:.2f} times as fast)" if "engine_is_faster" in figures else ""
-        lines.append(f"{name:14} {times}  {figures['images_per_second']:.1f} images/s{faster}")
+        lines.append(f"{name:18} {times}  {figures['images_per_second']:.1f} images/s{faster}")
     return "\n".join(lines) + "\n"

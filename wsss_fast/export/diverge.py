@@ -5,7 +5,6 @@ The exporter names a value of the graph as the traced network names it, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from wsss_fast.export.engine import EngineMeta
+from wsss_fast.export.graph import inside, layer_of
 from wsss_fast.export.onnx import exportable, trace
-from wsss_fast.export.ort import session
 
 # the largest difference of a value, in parts of its largest number, that rounding explains
 ROUNDING = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 2e-1}
@@ -29,10 +28,10 @@ def first_diverging(path: Path, model: nn.Module, image: Tensor, meta: EngineMet
     nodes = {output: node for node in graph.graph.node for output in node.output}
     compared = [name for name in nodes if name in eager]
     bound = ROUNDING[meta.precision]
-    for name, value in _file_values(graph, compared, image):
+    for name, value in zip(compared, inside(graph, compared)(image), strict=True):
         if value.shape != eager[name].shape or not _error(value, eager[name]) <= bound:
             node = nodes[name]
-            found = {"node": node.name or name, "operation": node.op_type, "layer": _layer(node)}
+            found = {"node": node.name or name, "operation": node.op_type, "layer": layer_of(node)}
             shapes = value.shape == eager[name].shape
             return {**found, "error": float(f"{_error(value, eager[name]):.3g}") if shapes else "another shape"}
     return {"node": None, "compared": len(compared), "reason": "every node of the file agrees with the network within rounding"}
@@ -55,33 +54,3 @@ def _eager_values(model: nn.Module, image: Tensor, meta: EngineMeta) -> dict[str
     with torch.no_grad():
         Recorder(program.module()).run(image)
     return values
-
-
-def _file_values(graph: Any, names: list[str], image: Tensor) -> Iterator[tuple[str, Tensor]]:
-    import tempfile
-
-    import onnx
-
-    outputs = {value.name for value in graph.graph.output}
-    inside = [name for name in names if name not in outputs]
-    # without a type: the session knows it
-    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inside)
-    with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
-        path = Path(folder) / "open.onnx"
-        onnx.save(graph, path)
-        run = session(path, torch.device("cpu"))
-    for name, value in zip(names, run.run(names, {"image": image.numpy()}), strict=True):
-        yield name, torch.from_numpy(value)
-
-
-def _layer(node: Any) -> str:
-    """The layer of the network that a node came from, as its parameters are named."""
-    import ast
-
-    told = {entry.key: entry.value for entry in node.metadata_props}
-    try:
-        scopes = ast.literal_eval(told.get("pkg.torch.onnx.name_scopes", "[]"))
-    except (ValueError, SyntaxError):
-        return ""
-    inside = [scope.removeprefix("model").lstrip(".") for scope in scopes[:-1] if scope.startswith("model")]
-    return inside[-1] if inside else ""

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.export.ort import file_sha256
+from wsss_fast.export.files import file_sha256
 from wsss_fast.label.names import printable
 
 _LARGEST_RECORD = 1 << 24

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from wsss_fast import nets
 from wsss_fast._version import __version__
 from wsss_fast.export.engine import PRECISIONS, EngineMeta
+from wsss_fast.export.files import whole_file
 from wsss_fast.export.missing import require
 
 META = "wsss_fast"  # the entry of the file's metadata that holds the description
@@ -47,6 +47,10 @@ class ForwardCam(nn.Module):
 def exportable(model: nn.Module, precision: str) -> ForwardCam:
     """The folded network in the given precision; `model` stays as it is."""
     folded = nets.fold(model).requires_grad_(False).cpu().to(PRECISIONS[precision])
+    for name, value in folded.state_dict().items():
+        if not value.isfinite().all():
+            hint = "--precision bf16 or fp32"
+            raise ValueError(f"export: weights '{name}' must be finite, some are not in {precision}. Hint: {hint}")
     return ForwardCam(folded, precision).eval()
 
 
@@ -69,7 +73,8 @@ def write_onnx(
     Args:
         model: in eval mode; not changed.
         path: ends in ``.onnx``.
-        precision: "fp32", "fp16" or "bf16": of weights and arithmetic. PCM, PRCM and affinities compute in float32.
+        precision: "fp32", "fp16" or "bf16": of weights and arithmetic. PCM, PRCM, affinities and group normalisation compute in
+            float32.
         classes: names of the object classes.
 
     Returns:
@@ -113,9 +118,11 @@ def _finished(program: Any, meta: EngineMeta) -> Any:
     import onnx
 
     from wsss_fast.export.functions import complete
+    from wsss_fast.export.half import keep_sums_in_float32
 
     proto = program.model_proto
     complete(proto)
+    keep_sums_in_float32(proto)
     demand_dynamic(proto, meta)
     versions = {**meta.versions, "onnx": onnx.__version__, "onnxscript": require("onnxscript").__version__}
     onnx.helper.set_model_props(proto, {META: replace(meta, versions=versions).to_json()})
@@ -131,27 +138,6 @@ def demand_dynamic(proto: Any, meta: EngineMeta) -> None:
         for axis, size in enumerate(value.type.tensor_type.shape.dim):
             if axis not in fixed and not size.dim_param:
                 raise RuntimeError(f"export: {meta.method}: axis {axis} of '{value.name}' became the constant {size.dim_value}")
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well; the old file stays otherwise."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=".wsss-", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise OSError(f"export: cannot write '{path}': {error.strerror}") from None
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from wsss_fast.export import foreign
 from wsss_fast.export.engine import BaseEngine
+from wsss_fast.export.files import file_sha256
 from wsss_fast.export.missing import require
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -67,11 +67,3 @@ def session(path: Path, device: torch.device, threads: int | None = None, **opti
 
 def load(path: Path, device: torch.device, threads: int | None) -> OrtEngine:
     return OrtEngine(path, device, threads)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The network in PyTorch, as inference runs it: folded, and on a CPU packed."""
+"""The network in PyTorch, as inference runs it: folded, and on a CPU packed or with the channels last in memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ class TorchEngine(BaseEngine):
         # folded in float32: a shift rounded twice would be off
         model = nets.fold(model).requires_grad_(False)
         self._model = model.to(device, self._type)
+        last = any(getattr(part, "prefers_channels_last", False) for part in model.modules())
+        self._layout = torch.channels_last if last and device.type == "cpu" else torch.contiguous_format
+        self._model.to(memory_format=self._layout)
         if device.type == "cpu" and self._type == torch.float32 and torch.backends.mkldnn.is_available():
             nets.pack(self._model)
 
     def _run(self, image: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            outputs = self._model.forward_cam(image.to(self._type))
+            outputs = self._model.forward_cam(image.to(self._type).contiguous(memory_format=self._layout))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return tuple(output.float() for output in outputs)
+        return tuple(output.float().contiguous() for output in outputs)
 
 
 def from_network(

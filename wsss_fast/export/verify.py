@@ -24,12 +24,12 @@ from wsss_fast import ops
 from wsss_fast.evaluate import Confusion
 from wsss_fast.export.engine import BaseEngine, Engine, EngineMeta
 from wsss_fast.label.names import printable
-from wsss_fast.methods._infer import resized
+from wsss_fast.methods._infer import resized, resized_to
 
 # the share of pixels that must get the same label, on images
-LABELS = {"fp32": 0.999, "fp16": 0.995, "bf16": 0.95}
+LABELS = {"fp32": 0.999, "fp16": 0.995, "bf16": 0.95, "int8": 0.95}
 # the largest difference, in parts of the largest value, on generated pictures: their labels mean nothing
-DIFFERENCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+DIFFERENCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1}
 FAR = 10  # times that may be the difference on images, where labels decide: a class may be wrong that no label is made of
 SCALES = (1.0, 0.77, 0.5)  # of each image: three shapes, none of which was traced
 LONGEST = 448
@@ -79,6 +79,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     miou: dict[str, float] | None = None  # against masks: of the reference, of the engine, their difference
     diverges: dict[str, Any] | None = None  # the first node, where the bound is not kept and the engine shows its nodes
+    float16: dict[str, Any] | None = None  # how large values become, and what therefore stays float32
 
     @property
     def agreement(self) -> float:
@@ -138,7 +139,20 @@ class Report:
                 "",
                 "First node that diverges: " + ", ".join(f"{name} {value}" for name, value in self.diverges.items()) + ".",
             ]
+        if self.float16 is not None:
+            lines += ["", *_float16_lines(self.float16)]
         return "\n".join(lines) + "\n"
+
+
+def _float16_lines(told: dict[str, Any]) -> list[str]:
+    kept = ", ".join(told["kept_in_float32"]) or "none"
+    return [
+        f"Values larger than {told['allowed']:,.0f} on these images, half of what float16 holds, computed in float32: {kept}.",
+        "",
+        "| largest values | layer | magnitude |",
+        "|---|---|---|",
+        *(f"| {entry['value']} | {entry['layer']} | {entry['largest']:,.6g} |" for entry in told["largest"]),
+    ]
 
 
 Picture = tuple[str, Tensor, Tensor | None]  # name, uint8 [1, 3, H, W], labels [H, W] or None
@@ -155,7 +169,7 @@ def verify(
 
     Args:
         images: of `pictures`, each compared at three sizes; default three generated ones, judged by differences.
-        bound: the share of pixels that must get the same label; default 99.9 % in fp32, 99.5 % in fp16, 95 % in bf16.
+        bound: the share of pixels that must get the same label; default 99.9 % in fp32, 99.5 % in fp16, 95 % in bf16 and int8.
         onnx_file: what the engine runs; where the bound is not kept, its first diverging node is looked for.
     """
     network = reference if isinstance(reference, nn.Module) else None
@@ -171,7 +185,7 @@ def verify(
     with torch.inference_mode():
         for name, pixels, mask in images or generated():
             for scale in SCALES if images else (1.0,):
-                small = resized(pixels, scale).to(engine.device)
+                small = _taken(resized(pixels, scale), engine).to(engine.device)
                 entry, outputs = _compare(name, small, eager, engine)
                 comparisons.append(entry)
                 if entry.agreement < worst[0]:
@@ -198,17 +212,24 @@ def verify(
 
 def _compare(name: str, pixels: Tensor, eager: Engine, engine: Engine) -> tuple[Comparison, list[Tensor]]:
     image = eager.normalise(pixels)
-    wanted, got = (_tuple(one.forward_cam(image)) for one in (eager, engine))
+    # the reference may be on the CPU where the engine is on a GPU
+    wanted, got = ([out.to(pixels.device) for out in _tuple(one.forward_cam(image.to(one.device)))] for one in (eager, engine))
+    return compare(name, tuple(pixels.shape[2:]), wanted, got, engine.meta), [wanted[0], got[0]]
+
+
+def compare(
+    name: str, size: tuple[int, int], wanted: tuple[Tensor, ...], got: tuple[Tensor, ...], meta: EngineMeta
+) -> Comparison:
+    """What the network and an engine give of one image of `size`."""
     if [one.shape for one in wanted] != [one.shape for one in got]:
         shapes = [[list(one.shape) for one in side] for side in (got, wanted)]
         raise ValueError(f"verify: the engine gives shapes {shapes[0]}, the network {shapes[1]}")
-    size = tuple(pixels.shape[2:])
-    present = _strongest(wanted[0], engine.meta)
-    labels = [scores(one[0], engine.meta, size, present).argmax(dim=1) for one in (wanted, got)]
+    present = _strongest(wanted[0], meta)
+    labels = [scores(one[0], meta, size, present).argmax(dim=1) for one in (wanted, got)]
     same = labels[0] == labels[1]
     flat = [torch.cat([one.double().flatten() for one in side]) for side in (wanted, got)]
     difference, top = (flat[1] - flat[0]).abs(), float(flat[0].abs().max().clamp_min(1e-30))
-    entry = Comparison(
+    return Comparison(
         image=name,
         height=size[0],
         width=size[1],
@@ -218,7 +239,6 @@ def _compare(name: str, pixels: Tensor, eager: Engine, engine: Engine) -> tuple[
         agreement=float(same.double().mean()),
         pixels=same.numel(),
     )
-    return entry, [wanted[0], got[0]]
 
 
 def _strongest(output: Tensor, meta: EngineMeta) -> Tensor | None:
@@ -255,6 +275,12 @@ def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
+def _taken(pixels: Tensor, engine: Engine) -> Tensor:
+    """The picture at the nearest size that the engine takes; all but TensorRT's take any."""
+    profile = getattr(engine, "profile", None)
+    return pixels if profile is None else resized_to(pixels, profile.nearest(*pixels.shape[2:]))
+
+
 def generated(count: int = 3) -> list[Picture]:
     """Coloured clouds of several sizes: enough to see whether an engine computes what it should."""
     generator = torch.Generator().manual_seed(0)
@@ -267,13 +293,17 @@ def generated(count: int = 3) -> list[Picture]:
     return clouds
 
 
+def image_files(folder: str | Path) -> list[Path]:
+    folder = Path(folder)
+    return [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
 def pictures(folder: str | Path, masks: str | Path | None = None, limit: int = 20) -> list[Picture]:
     """The first `limit` images of a folder, or one image; the longer side at most 448. Masks are PNG files of the same stems: 0
     background, a class's number + 1, 255 ignored."""
     from wsss_fast.label.read import ImageError, read_image
 
-    folder = Path(folder)
-    paths = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = image_files(folder)
     if not paths:
         raise ValueError(f"verify: '{folder}' must be an image or a folder of images")
     found: list[Picture] = []

@@ -11,7 +11,7 @@ from PIL import Image
 from wsss_fast.label.refine import Mask
 from wsss_fast.label.write import mask_png, png
 
-ALPHA_FOLDERS = ("low", "high")
+PAIRS = "pairs"
 # They are made of the masks, which are palette PNG.
 COLLECTED = ("coco", "panoptic", "cvat", "labelstudio")
 
@@ -22,7 +22,7 @@ def main_file(output: str, kind: str) -> str:
 
 
 def further_files(output: str, kind: str) -> list[str]:
-    return [f"{folder}/{output[:-4]}.npz" for folder in ALPHA_FOLDERS] if kind == "alpha" else []
+    return [f"{PAIRS}/{output[:-4]}.npz"] if kind == "alpha" else []
 
 
 def encode(mask: Mask, output: str, kind: str) -> dict[str, bytes]:
@@ -31,7 +31,7 @@ def encode(mask: Mask, output: str, kind: str) -> dict[str, bytes]:
         return {main_file(output, kind): maps_npz(mask, mask.maps[""])}
     files = {output: index_png(mask.values) if kind == "index" else mask_png(mask.values)}
     if kind == "alpha":
-        files.update(zip(further_files(output, kind), (maps_npz(mask, mask.maps[name]) for name in ALPHA_FOLDERS), strict=True))
+        files[further_files(output, kind)[0]] = pairs_npz(mask)
     return files
 
 
@@ -41,7 +41,7 @@ def index_png(values: np.ndarray) -> bytes:
 
 
 def maps_npz(mask: Mask, maps: np.ndarray) -> bytes:
-    """``classes``, ascending class indices from 0; ``maps`` uint8 [K, H, W], 255 being 1 (format alpha: the background first)."""
+    """``classes``, ascending class indices from 0; ``maps`` uint8 [K, H, W], 255 being 1."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for name, values in (("classes", np.array(sorted(mask.classes), np.int32)), ("maps", maps)):
@@ -50,3 +50,10 @@ def maps_npz(mask: Mask, maps: np.ndarray) -> bytes:
             # without a time of day: equal maps give equal bytes
             file.writestr(zipfile.ZipInfo(f"{name}.npy"), inner.getvalue(), zipfile.ZIP_DEFLATED, 1)
     return buffer.getvalue()
+
+
+def pairs_npz(mask: Mask) -> bytes:
+    """Both refined sets of maps, as the training of AffinityNet reads them."""
+    from wsss_fast.methods.pair_labels import PairMaps
+
+    return PairMaps(np.array(sorted(mask.classes), np.int64), mask.maps["low"], mask.maps["high"]).encoded()

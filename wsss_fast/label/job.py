@@ -13,22 +13,24 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from wsss_fast.label import collect, formats, manifest
 from wsss_fast.label.decode import Decoders, Outcome
+from wsss_fast.label.device import CPU, Device
 from wsss_fast.label.done import Done, labels_mark
 from wsss_fast.label.names import printable
 from wsss_fast.label.plan import Plan, PlannedImage
 from wsss_fast.label.predict import Model, Prediction
 from wsss_fast.label.read import ImageError, Limits, Picture, stamp_of
-from wsss_fast.label.refine import Mask, make_mask
+from wsss_fast.label.refine import Mask, make_mask, pixels_of
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.walk import Walk
 from wsss_fast.label.write import OutputFolder, OutputRefusedError, OutputStoppedError
@@ -50,6 +52,15 @@ class _Batch:
 
 
 @dataclass(frozen=True)
+class Again:
+    """An image read and predicted once more."""
+
+    picture: Picture
+    prediction: Prediction
+    labels: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
 class Job:
     plan: Plan
     settings: LabelSettings  # of `predict.resolved`
@@ -57,6 +68,7 @@ class Job:
     walk: Walk | None
     labels: Labels | None
     report: Report
+    too_many_failed: Callable[[], bool] = lambda: False  # whether to begin no other batch
 
     def decoders(self) -> Decoders:
         settings = self.settings
@@ -76,11 +88,13 @@ class Job:
             try:
                 labels = self._labels(image)
                 picture, prediction = self._predict(outcome, labels)
-                mask = make_mask(prediction, picture, self.settings, self.walk, labels)
+                mask = self._mask(picture, prediction, labels)
                 row.update(status="ok", **self._described(mask))
             except ImageError as error:
                 row.update(_failed(error))
             self.report(image, row, mask)
+            if self.too_many_failed():
+                return
 
     def to_folder(self, decoders: Decoders, folder: OutputFolder, job: manifest.Manifest) -> bool:
         """Whether anything was computed."""
@@ -90,6 +104,8 @@ class Job:
         computed = False
         try:
             for (image, batch), outcome in decoders.ahead(items):
+                if not batch.rows and self.too_many_failed():
+                    break
                 computed = True
                 batch.rows.append(self.start(image, outcome, folder, writers))
                 self._append(batches, job, wait=False)
@@ -103,6 +119,15 @@ class Job:
             raise
         writers.close()
         return computed
+
+    def again(self, numbers: Iterable[int], decoders: Decoders) -> Iterator[Again | ImageError]:
+        """Images of the plan once more, for the report."""
+        for image, outcome in decoders.ahead((image, self.plan.location(image)) for image in map(self.plan.__getitem__, numbers)):
+            try:
+                labels = self._labels(image)
+                yield Again(*self._predict(outcome, labels), labels)
+            except ImageError as error:
+                yield error
 
     def _unfinished(
         self, folder: OutputFolder, job: manifest.Manifest, batches: deque[_Batch]
@@ -161,20 +186,24 @@ class Job:
             raise ImageError("the labels do not name it", lasting=False)
         return found
 
-    def _predict(self, outcome: Outcome, labels: tuple[int, ...] | None) -> tuple[Picture, Prediction]:
-        import torch
+    @property
+    def device(self) -> Device:
+        device = getattr(self.model, "device", None)
+        return device if isinstance(device, Device) else CPU
 
+    def _predict(self, outcome: Outcome, labels: tuple[int, ...] | None) -> tuple[Picture, Prediction]:
         picture = outcome()
-        try:
+        with _enough_memory():
             prediction = self.model.predict(picture.pixels)
             if self.walk is not None and (labels is None or labels):
                 with torch.inference_mode():
-                    prediction = dataclasses.replace(prediction, guide=self.walk.guide(picture.pixels))
-        except torch.OutOfMemoryError as error:
-            reason = str(error).split("\n")[0]
-            hint = "a smaller --max-side or fewer --scales, or another device; then the same command goes on"
-            raise OutputStoppedError(f"label: the device has not enough memory: {reason}. Hint: {hint}") from None
-        return picture, prediction
+                    guide = self.walk.guide(pixels_of(prediction, picture))
+                    prediction = dataclasses.replace(prediction, guide=guide)
+            return picture, dataclasses.replace(prediction, mark=self.device.mark())
+
+    def _mask(self, picture: Picture, prediction: Prediction, labels: tuple[int, ...] | None) -> Mask:
+        with _enough_memory(), self.device.after(prediction.mark):
+            return make_mask(prediction, picture, self.settings, self.walk, labels, self.device)
 
     def _write(
         self,
@@ -186,7 +215,7 @@ class Job:
         folder: OutputFolder,
     ) -> Row:
         settings = self.settings
-        mask = make_mask(prediction, picture, settings, self.walk, labels)
+        mask = self._mask(picture, prediction, labels)
         described = self._described(mask)
         files = formats.encode(mask, image.output, settings.format)
         try:
@@ -283,6 +312,16 @@ def _finished_future(row: Row) -> Future[Row]:
     future: Future[Row] = Future()
     future.set_result(row)
     return future
+
+
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split("\n")[0]
+        hint = "a smaller --max-side or fewer --scales, or another device; then the same command goes on"
+        raise OutputStoppedError(f"label: the device has not enough memory: {reason}. Hint: {hint}") from None
 
 
 def overlay_name(output: str) -> str:

@@ -186,12 +186,13 @@ def read_header(out: Path) -> dict[str, Any]:
 
 def read_rows(out: Path) -> dict[str, dict[str, Any]]:
     """The last row of every image of a finished or interrupted job, of all its shards, by image name."""
-    rows: dict[str, dict[str, Any]] = {}
+    return {row["image"]: row for row in image_rows(out)}
+
+
+def image_rows(out: Path) -> Iterator[dict[str, Any]]:
+    """Every image row of all shards, some of them overtaken by later ones."""
     for path in manifests(out) or [out / NAME]:
-        for record, _ in _records(path):
-            if record.get("kind") == "image":
-                rows[record["image"]] = record
-    return rows
+        yield from (record for record, _ in _records(path) if record.get("kind") == "image")
 
 
 def read_files(out: Path) -> dict[str, dict[str, Any]]:

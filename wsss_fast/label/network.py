@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from wsss_fast.export import source
 from wsss_fast.export.engine import Engine, load_engine
+from wsss_fast.label.device import Device
+from wsss_fast.label.graphs import Graphs
 from wsss_fast.label.predict import ALPHA, BACKGROUND, BUILT_IN, Defaults, Prediction, chosen_device
 from wsss_fast.label.read import ImageError
 from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.methods._infer import resized
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 logger = logging.getLogger("wsss_fast.label")
 
@@ -50,6 +53,8 @@ def load_source(model: Any, settings: LabelSettings, device: torch.device) -> tu
     """The engine, the network itself where it is at hand, and the names of its classes."""
     given = {name: getattr(settings, name) for name in ("method", "num_classes", "backbone", "published")}
     given = {name: value for name, value in given.items() if value is not None}
+    if isinstance(model, Engine) and not isinstance(model, nn.Module):
+        return model, None, model.meta.classes
     if settings.random_weights is not None:
         method, count = given.pop("method"), given.pop("num_classes", 20)
         network, names = source.random(method, settings.random_weights, count, **given), ()
@@ -80,9 +85,12 @@ class NetworkModel:
         self.defaults = Defaults(meta.scales, meta.merge, background, _ALPHA.get(meta.method, ALPHA))
         self.identity = {"method": meta.method, "backbone": meta.backbone, "published": meta.published, **engine.identity}
         self._engine = engine
+        self.device = Device(engine.device)
+        self._exported = engine.identity["engine"] != "torch"
+        graphs = settings.graphs and engine.device.type == "cuda" and not self._exported
+        self._forward = Graphs(engine.forward_cam) if graphs else engine.forward_cam
         self._scales = settings.scales or meta.scales
         self._flip = settings.flip
-        self._exported = engine.identity["engine"] != "torch"
         self._classifier = None
         self._by_maps = meta.method in _SCORED_BY_MAPS
         if meta.merge is None or settings.labels is not None:
@@ -97,7 +105,7 @@ class NetworkModel:
         )
 
     def predict(self, pixels: np.ndarray) -> Prediction:
-        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].to(self._engine.device)
+        image = self.device.upload(pixels)
         maps: list[Tensor] = []
         flipped: list[bool] = []
         scores = None
@@ -107,12 +115,12 @@ class NetworkModel:
                 small = self._engine.normalise(resized(image, scale))
                 self._check_size(small)
                 for mirrored in (False, True) if self._flip else (False,):
-                    given = self._engine.forward_cam(small.flip(3) if mirrored else small)
+                    given = self._forward(small.flip(3) if mirrored else small)
                     if scores is None:
                         scores = self._scores(given, small)
                     maps.append((given if self.defaults.merge is None else self._engine.objects(given))[0])
                     flipped.append(mirrored)
-        return Prediction(None if scores is None else scores.cpu(), tuple(maps), tuple(flipped))
+        return Prediction(None if scores is None else scores.cpu(), tuple(maps), tuple(flipped), image=image)
 
     def _check_size(self, image: Tensor) -> None:
         height, width = image.shape[2:]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsss_fast.label import collect, formats, manifest
+from wsss_fast.label.decode import Decoders
 from wsss_fast.label.done import DoneTable
 from wsss_fast.label.job import Job, Labels, foreign_file
 from wsss_fast.label.lock import Lock
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wsss_fast.label")
 
+REPORT = "report"
 _FAILURES_KEPT = 1000
 _MOST_CLASSES = {"index": 65534}
 _MOST_CLASSES_8_BIT = 254
@@ -57,7 +59,11 @@ class LabelSummary:
     skipped: int = 0
     failed: int = 0
     empty: int = 0
+    stopped: bool = False  # more failed than max_failures: the rest is not done
     out: Path | None = None
+    report: Path | None = None  # its page
+    report_failure: Exception | None = None  # why there is none; masks and manifest are whole
+    pictured: tuple[int, int] | None = None  # while the report is made: images done, of how many
     results: list[ImageResult] = field(default_factory=list)
     failures: list[ImageResult] = field(default_factory=list)
 
@@ -94,12 +100,16 @@ def label(
     """
     chosen = LabelSettings.create(**settings)
     folder_path = Path(out) if out is not None else None
-    if folder_path is None and (chosen.format not in ("palette", "index") or chosen.shard is not None or chosen.ray is not None):
-        name = "ray" if chosen.ray is not None else "shard" if chosen.shard is not None else "format"
+    files_only = {"ray": chosen.ray is not None, "shard": chosen.shard is not None, "report": chosen.report}
+    files_only["format"] = chosen.format not in ("palette", "index")
+    if folder_path is None and any(files_only.values()):
+        name = next(name for name, asked in files_only.items() if asked)
         raise SettingsError(f"label: '{name}' is for files, and without 'out' none are written")
     plan = make_plan(images, folder_path, chosen)
     if folder_path is not None:
         _refuse_foreign_files(plan, folder_path, chosen.format, restart)
+        if chosen.report:
+            _refuse_images_in(REPORT, plan, "--report")
     with contextlib.ExitStack() as stack:
         cluster = None if chosen.ray is None else stack.enter_context(contextlib.closing(_cluster(model, chosen, plan)))
         loaded = load_model(model, chosen) if cluster is None else cluster.model
@@ -109,12 +119,14 @@ def label(
         walk = load_walk(chosen) if cluster is None else cluster.model.walk
         labels = _read_labels(plan, loaded, chosen)
         summary = LabelSummary(total=len(plan), out=folder_path)
-        job = _job(cluster, plan, chosen, loaded, walk, labels, _Counter(summary, progress))
+        counter = _Counter(summary, progress, chosen.max_failures)
+        job = _job(cluster, plan, chosen, loaded, walk, labels, counter, counter.too_many)
         decoders = stack.enter_context(contextlib.closing(job.decoders()))
         if folder_path is None:
             job.in_memory(decoders)
         else:
-            _run(job, folder_path, decoders, restart)
+            _run(job, folder_path, decoders, restart, summary, progress)
+        summary.stopped = counter.too_many()
     return summary
 
 
@@ -132,7 +144,7 @@ def _cluster(model: Any, settings: LabelSettings, plan: Plan) -> Cluster:
     return Cluster(model, settings, plan)
 
 
-def _run(job: Job, path: Path, decoders: Any, restart: bool) -> None:
+def _run(job: Job, path: Path, decoders: Decoders, restart: bool, summary: LabelSummary, progress: Progress | None) -> None:
     folder = OutputFolder(path)
     try:
         suffix = manifest.suffix(job.plan.shard)
@@ -144,21 +156,42 @@ def _run(job: Job, path: Path, decoders: Any, restart: bool) -> None:
                 record.open(_header(job.model, job.walk, job.settings), plan, restart)
                 _remove_renamed(job.plan, record.done, folder, job.settings.format)
                 computed = job.to_folder(decoders, folder, record)
-                job.collected(folder, record, computed)
+                if not job.too_many_failed():
+                    job.collected(folder, record, computed)
                 _write_failures(job.plan, record, folder, f"failures{suffix}.jsonl")
             finally:
                 record.close()
+            if job.settings.report:
+                _write_report(job, folder, decoders, summary, progress)
         finally:
             lock.release()
     finally:
         folder.close()
 
 
+def _write_report(job: Job, folder: OutputFolder, decoders: Decoders, summary: LabelSummary, progress: Progress | None) -> None:
+    """A report that cannot be written never costs the labels: what went wrong is in the summary."""
+    from wsss_fast.label.report import INDEX, report
+
+    def tell(done: int, of: int) -> None:
+        summary.pictured = (done, of)
+        if progress is not None:
+            progress(summary, None)
+
+    try:
+        if report(job, folder, decoders, tell):
+            summary.report = folder.path / INDEX
+    except Exception as error:
+        logger.debug("the report failed", exc_info=True)
+        summary.report_failure = error
+
+
 class _Counter:
     """Rows to counts, results and calls of ``progress``. Images are finished by several threads."""
 
-    def __init__(self, summary: LabelSummary, progress: Progress | None) -> None:
+    def __init__(self, summary: LabelSummary, progress: Progress | None, max_failures: int | None) -> None:
         self._summary = summary
+        self._max_failures = max_failures
         self._progress = progress
         self._lock = threading.Lock()
 
@@ -182,6 +215,9 @@ class _Counter:
                     logger.info("%s: %s", printable(result.image), result.reason)
             if self._progress is not None:
                 self._progress(summary, result)
+
+    def too_many(self) -> bool:
+        return self._max_failures is not None and self._summary.failed > self._max_failures
 
     def _result(self, row: dict[str, Any], mask: Mask | None) -> ImageResult:
         if row["status"] != "ok":
@@ -252,10 +288,15 @@ def _header(model: Model, walk: Walk | None, settings: LabelSettings) -> dict[st
     }
 
 
+def _refuse_images_in(folder: str, plan: Plan, writer: str) -> None:
+    if any(name.startswith(f"{folder}/") for name in plan.names):
+        raise PlanError(f"label: images in a folder named {folder} do not go with {writer}, which writes there")
+
+
 def _refuse_foreign_files(plan: Plan, out: Path, kind: str, restart: bool) -> None:
     """A folder without our manifest keeps its files: a mask must not replace somebody's picture of the same name."""
-    if kind == "panoptic" and any(name.startswith(f"{collect.PANOPTIC}/") for name in plan.names):
-        raise PlanError(f"label: images in a folder named {collect.PANOPTIC} do not go with format panoptic, which writes there")
+    if kind == "panoptic":
+        _refuse_images_in(collect.PANOPTIC, plan, "format panoptic")
     if not out.is_dir() or restart or manifest.manifests(out):
         return
     found = foreign_file(plan, out, kind)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from wsss_fast.label.classes import imagenet_groups
-from wsss_fast.label.read import resize_to_side
 from wsss_fast.label.settings import LabelSettings, SettingsError
 
 if TYPE_CHECKING:
@@ -30,10 +29,14 @@ class Prediction:
     maps: tuple[Tensor, ...]  # one [C, h, w] a scale and flip, any sign
     flipped: tuple[bool, ...] = ()  # which of them are mirrored; empty: none
     guide: Any = None  # what the walk's network says, see walk.py
+    image: Tensor | None = None  # uint8 [1, 3, H, W] on the device of the maps, where a model has put it there already
+    mark: Any = None  # of `device.Device`, behind all of this
 
 
 @runtime_checkable
 class Model(Protocol):
+    """A model whose maps are on a GPU has a ``device`` too (`label.device.Device`)."""
+
     class_names: tuple[str, ...]
     identity: dict[str, Any]  # what the manifest records, and what must be equal when a job is resumed
 
@@ -103,15 +106,19 @@ class Lite0Model:
     def __init__(self, settings: LabelSettings) -> None:
         import torch
 
+        from wsss_fast.label.device import Device
+        from wsss_fast.label.graphs import Graphs
         from wsss_fast.nets import efficientnet
         from wsss_fast.nets.fold import fold
 
         if settings.engine not in (None, "torch"):
             raise SettingsError(f"label: 'engine' must be torch for {BUILT_IN}, got '{settings.engine}'. Hint: export a network")
-        device = chosen_device(settings.device)
+        self.device = Device(chosen_device(settings.device))
+        device = self.device.torch
         network, digest = efficientnet.load_pretrained(output_stride=16)
-        self._network = fold(network, inplace=True).to(device)
-        self._device = device
+        self._network = fold(network, inplace=True).to(device, memory_format=torch.channels_last)
+        features = self._network.features
+        self._features = Graphs(features) if settings.graphs and device.type == "cuda" else features
         self._flip = settings.flip
         self.defaults = Defaults()
         sides = _sides(settings, self.BASE_SIDE, self.defaults.scales)
@@ -130,26 +137,30 @@ class Lite0Model:
         import torch
 
         with torch.inference_mode():
+            image = self.device.upload(pixels)
             scores = weights = None
             maps: list[Tensor] = []
             for side in self._sides:
-                features = self._features(pixels, side)
+                features = self._features(self._input(image, side))
                 if scores is None:
                     probability = self._network.scores(features).softmax(1).mean(0)
                     scores = self._membership @ probability
                     weights = self._group_weights(probability, scores)
                 maps.extend(torch.nn.functional.conv2d(features, weights).unbind(0))
             flipped = (False, True) if self._flip else (False,)
-            return Prediction(scores.cpu(), tuple(maps), flipped * len(self._sides))
+            return Prediction(scores.cpu(), tuple(maps), flipped * len(self._sides), image=image)
 
-    def _features(self, pixels: np.ndarray, side: int) -> Tensor:
+    def _input(self, image: Tensor, side: int) -> Tensor:
+        """The image, and its mirror image, with a longest side of ``side`` and both sides multiples of 16."""
         import torch
 
-        small = torch.from_numpy(resize_to_side(pixels, side, multiple=16)).to(self._device)
-        image = (small.permute(2, 0, 1)[None].float() - self._mean) / self._std
-        if self._flip:
-            image = torch.cat([image, image.flip(3)])
-        return self._network.features(image)
+        from wsss_fast.methods._infer import resized_to
+
+        longest = max(image.shape[2:])
+        size = [max(1, round(old * side / longest / 16)) * 16 for old in image.shape[2:]]
+        small = (resized_to(image, size).float() - self._mean) / self._std
+        both = torch.cat([small, small.flip(3)]) if self._flip else small
+        return both.contiguous(memory_format=torch.channels_last)
 
     def _group_weights(self, probability: Tensor, scores: Tensor) -> Tensor:
         share = self._membership * probability / scores.clamp_min(1e-30)[:, None]

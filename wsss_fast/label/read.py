@@ -92,16 +92,11 @@ def read_image(
         return _with_image(file, max_pixels, convert)
 
 
-def resize_to_side(pixels: np.ndarray, side: int, multiple: int = 1) -> np.ndarray:
-    """The longest side becomes ``side``, both sides multiples of ``multiple`` (at least one)."""
-    return np.array(_reduced(Image.fromarray(pixels), side, multiple))
-
-
-def _reduced(image: Image.Image, side: int, multiple: int = 1) -> Image.Image:
+def _reduced(image: Image.Image, side: int) -> Image.Image:
+    """The longest side becomes ``side``."""
     ratio = side / max(image.size)
-    width, height = (max(1, round(old * ratio / multiple)) * multiple for old in image.size)
     # The filter widens with the reduction, so that fine texture does not alias.
-    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.resize([max(1, round(old * ratio)) for old in image.size], Image.Resampling.BICUBIC)
 
 
 def read_grey(path: Path, max_pixels: int, max_bytes: int) -> np.ndarray:

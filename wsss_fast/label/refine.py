@@ -21,6 +21,7 @@ from wsss_fast.label.settings import LabelSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wsss_fast.label.device import Device
     from wsss_fast.label.read import Picture
     from wsss_fast.label.walk import Walk
 
@@ -64,22 +65,26 @@ def make_mask(
     settings: LabelSettings,
     walk: Walk | None = None,
     labels: tuple[int, ...] | None = None,
+    device: Device | None = None,
 ) -> Mask:
     """``settings`` of `predict.resolved`."""
     import torch
 
+    from wsss_fast.label.device import CPU
+
+    device = device or CPU
     size = picture.height, picture.width
     wide = settings.format == "index"
     with torch.inference_mode():
         if settings.merge is None:
-            return _from_logits(prediction, picture, settings, labels, wide)
+            return _from_logits(prediction, picture, settings, labels, device)
         present = present_classes(prediction.scores, settings) if labels is None else given_classes(labels, prediction.scores)
         if not present.classes:
             nothing = np.full(size, BACKGROUND, np.uint16 if wide else np.uint8)
             return Mask(nothing, (), (), _no_maps(settings, size))
         merged = _merge(prediction, present.classes, picture.pixels.shape[:2], settings)
         if settings.format == "alpha":
-            return _pair(merged, picture, present, settings)
+            return _pair(merged, prediction, picture, present, settings, device)
         scores = _with_background(merged, settings)
         if walk is not None:
             if walk.background is None:
@@ -88,12 +93,12 @@ def make_mask(
                 spread = walk.spread(merged, prediction.guide)
                 scores = torch.cat([torch.full_like(spread[:, :1], walk.background), spread], dim=1)
         if settings.crf:
-            scores = _crf(scores, picture)
+            scores = _crf(scores, prediction, picture)
         maps = {}
         if settings.format == "npz":
             maps = {"": np.stack([_bytes(_enlarged(plane, size)) for plane in _by_class(scores[0, 1:], present.classes)])}
-        values = _largest(scores[0], present.classes, size, settings.uncertain, wide)
-    return Mask(values, present.classes, present.scores, maps)
+        values = device.download(_largest(scores[0], present.classes, size, settings.uncertain, wide))
+    return Mask(_narrow(values), present.classes, present.scores, maps)
 
 
 def _merge(prediction: Prediction, present: tuple[int, ...], size: tuple[int, int], settings: LabelSettings) -> Tensor:
@@ -113,25 +118,25 @@ def _with_background(merged: Tensor, settings: LabelSettings) -> Tensor:
     return torch.cat([(1 - best).clamp_min(0) ** settings.alpha, merged], dim=1)
 
 
-def _crf(scores: Tensor, picture: Picture) -> Tensor:
-    import torch
-
+def _crf(scores: Tensor, prediction: Prediction, picture: Picture) -> Tensor:
     from wsss_fast import ops
 
-    image = torch.from_numpy(picture.pixels).to(scores.device).permute(2, 0, 1)[None].contiguous()
-    return ops.dense_crf(scores.contiguous(), image)
+    image = pixels_of(prediction, picture).to(scores.device)
+    return ops.dense_crf(scores.contiguous(), image.contiguous())
+
+
+def pixels_of(prediction: Prediction, picture: Picture) -> Tensor:
+    """uint8 [1, 3, H, W], where the model has put it, else on the CPU."""
+    from wsss_fast.label.device import CPU
+
+    return CPU.upload(picture.pixels) if prediction.image is None else prediction.image
 
 
 def _from_logits(
-    prediction: Prediction, picture: Picture, settings: LabelSettings, labels: tuple[int, ...] | None, wide: bool
+    prediction: Prediction, picture: Picture, settings: LabelSettings, labels: tuple[int, ...] | None, device: Device
 ) -> Mask:
     """A segmentation network: the mean of its logits over scales and flips; every class competes unless labels say which."""
-    size = picture.pixels.shape[:2]
-    flipped = prediction.flipped or (False,) * len(prediction.maps)
-    total = 0
-    for plane, mirrored in zip(prediction.maps, flipped, strict=True):
-        total = total + _resized((plane.flip(-1) if mirrored else plane)[None].float(), size)
-    logits = total / len(prediction.maps)
+    logits = _mean_logits(prediction, picture.pixels.shape[:2])
     if labels is None:
         winners = logits[0].argmax(dim=0).unique().tolist()
         chosen = tuple(index - 1 for index in winners if index > 0)
@@ -139,16 +144,42 @@ def _from_logits(
         chosen = labels
     scores = logits[:, [0, *(index + 1 for index in chosen)]].softmax(dim=1)
     if settings.crf and chosen:
-        scores = _crf(scores, picture)
+        scores = _crf(scores, prediction, picture)
     full = picture.height, picture.width
     maps = {}
     if settings.format == "npz":
         planes = [_bytes(_enlarged(plane, full)) for plane in _by_class(scores[0, 1:], chosen)]
         maps = {"": np.stack(planes)} if planes else _no_maps(settings, full)
-    return Mask(_largest(scores[0], chosen, full, settings.uncertain, wide), chosen, (), maps)
+    values = _largest(scores[0], chosen, full, settings.uncertain, settings.format == "index")
+    return Mask(_narrow(device.download(values)), chosen, (), maps)
 
 
-def _pair(merged: Tensor, picture: Picture, present: Present, settings: LabelSettings) -> Mask:
+def _mean_logits(prediction: Prediction, size: tuple[int, int]) -> Tensor:
+    flipped = prediction.flipped or (False,) * len(prediction.maps)
+    total = 0
+    for plane, mirrored in zip(prediction.maps, flipped, strict=True):
+        total = total + _resized((plane.flip(-1) if mirrored else plane)[None].float(), size)
+    return total / len(prediction.maps)
+
+
+def foreground(prediction: Prediction, classes: tuple[int, ...], size: tuple[int, int], settings: LabelSettings) -> np.ndarray:
+    """float32 [H, W] from 0 to 1: the largest of the classes' merged maps, before background, walk and CRF; of a segmentation
+    network the largest of their probabilities."""
+    import torch
+
+    if not classes:
+        return np.zeros(size, np.float32)
+    with torch.inference_mode():
+        if settings.merge is None:
+            planes = _mean_logits(prediction, size)[:, [0, *(index + 1 for index in classes)]].softmax(dim=1)[:, 1:]
+        else:
+            planes = _merge(prediction, classes, size, settings)
+        return planes[0].amax(dim=0).clamp(0, 1).cpu().numpy()
+
+
+def _pair(
+    merged: Tensor, prediction: Prediction, picture: Picture, present: Present, settings: LabelSettings, device: Device
+) -> Mask:
     """Labels for AffinityNet: a strong and a weak background, each refined by the CRF. What is an object against the strong one
     is labelled, what is background against the weak one is background, the rest is to be ignored."""
     import dataclasses
@@ -156,10 +187,11 @@ def _pair(merged: Tensor, picture: Picture, present: Present, settings: LabelSet
     size = picture.height, picture.width
     maps, values = {}, {}
     for kind, alpha in zip(("low", "high"), settings.alphas, strict=True):
-        scores = _crf(_with_background(merged, dataclasses.replace(settings, format="palette", alpha=alpha)), picture)
+        rows = _with_background(merged, dataclasses.replace(settings, format="palette", alpha=alpha))
+        scores = _crf(rows, prediction, picture)
         planes = [scores[0, 0], *_by_class(scores[0, 1:], present.classes)]
         maps[kind] = np.stack([_bytes(_enlarged(plane, size)) for plane in planes])
-        values[kind] = _largest(scores[0], present.classes, size, None, False)
+        values[kind] = device.download(_largest(scores[0], present.classes, size, None, False))
     combined = np.where(values["low"] == BACKGROUND, np.uint8(IGNORE), values["low"])
     combined[values["high"] == BACKGROUND] = BACKGROUND
     return Mask(combined, present.classes, present.scores, maps)
@@ -196,8 +228,8 @@ def _enlarged(plane: Tensor, size: tuple[int, int]) -> Tensor:
     return _resized(plane[None, None], size)[0, 0]
 
 
-def _largest(scores: Tensor, classes: tuple[int, ...], size: tuple[int, int], uncertain: float | None, wide: bool) -> np.ndarray:
-    """Class by class: memory is a few planes of the image however many classes there are."""
+def _largest(scores: Tensor, classes: tuple[int, ...], size: tuple[int, int], uncertain: float | None, wide: bool) -> Tensor:
+    """uint8 [H, W], or int32. Class by class: memory is a few planes of the image however many classes there are."""
     import torch
 
     best = _enlarged(scores[0], size)
@@ -213,5 +245,8 @@ def _largest(scores: Tensor, classes: tuple[int, ...], size: tuple[int, int], un
         values = values.masked_fill(wins, index + 1)
     if uncertain is not None and classes:
         values = values.masked_fill(best - second < uncertain * total, IGNORE_16 if wide else IGNORE)
-    result = values.cpu().numpy()
-    return result.astype(np.uint16) if wide else result
+    return values
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.uint16) if values.dtype == np.int32 else values

@@ -66,6 +66,8 @@ class LabelSettings:
     format: str = setting("palette", "palette, index, npz, alpha, coco, panoptic, cvat or labelstudio")
     alphas: tuple[float, ...] = setting((4.0, 24.0), "of --format alpha: strong and weak background")
     overlay: bool = _neutral(False, "also write OUT/overlays: image and mask side by side")
+    report: bool = _neutral(False, "also write OUT/report/index.html: counts, classes, failures, images with CAM and mask")
+    report_images: int = _neutral(60, "most images that the report shows; each is predicted once more")
     # how the work is done
     split: str | None = _neutral(None, "images of a VOC folder: a list in ImageSets, as trainaug")
     root: str | None = _neutral(None, "folder of the images that a list or a COCO file names (default: the file's own)")
@@ -74,9 +76,11 @@ class LabelSettings:
     batch: int = _neutral(8, "images recorded together; an interrupted batch is computed again")
     max_pixels: int = _neutral(80_000_000, "images with more pixels are refused from their header")
     max_bytes: int = _neutral(512 * 1024 * 1024, "larger files are refused unread")
+    max_failures: int | None = _neutral(None, "stop when more images failed than this, earlier runs counted")
     timeout: float = _neutral(60.0, "seconds that reading one image may take")
     workers: int | None = _neutral(None, "processes that read and threads that refine and write; 0: none (default by cores)")
     device: str = _neutral("auto", "auto, cpu or cuda")
+    graphs: bool = _neutral(True, "on a GPU, replay the network's passes of common sizes as CUDA graphs (engine torch)")
 
     def __post_init__(self) -> None:
         for name, choices in (("engine", ENGINES), ("merge", MERGES), ("published", ("paper", "code"))):
@@ -84,7 +88,7 @@ class LabelSettings:
                 _settings.choice(_OWNER, name, getattr(self, name), choices)
         for name, choices in (("exif", EXIF_RULES), ("device", DEVICES), ("format", FORMATS)):
             _settings.choice(_OWNER, name, getattr(self, name), choices)
-        for name in ("flip", "overlay", "crf"):
+        for name in ("flip", "overlay", "report", "crf", "graphs"):
             _settings.boolean(_OWNER, name, getattr(self, name))
         for name, (low, high) in _WHOLE.items():
             if getattr(self, name) is not None:
@@ -100,6 +104,8 @@ class LabelSettings:
         self._check_fit()
         if self.ray is not None and (not isinstance(self.ray, str) or not self.ray):
             _settings.fail(_OWNER, "ray", "be auto or HOST:PORT", self.ray)
+        if self.ray is not None and self.report:
+            raise SettingsError("label: 'report' is made on one machine. Hint: afterwards, the same command without 'ray'")
         _ = self.place
 
     def _check_fit(self) -> None:
@@ -148,9 +154,11 @@ _WHOLE = {
     "base_side": (32, LARGEST_SIDE),
     "max_side": (32, LARGEST_SIDE),
     "walk_steps": (0, 1_000_000),
+    "report_images": (0, 2000),
     "batch": (1, 4096),
     "max_pixels": (1, 178_000_000),  # beyond that Pillow refuses
     "max_bytes": (1, 1 << 40),
+    "max_failures": (0, 1 << 40),
     "workers": (0, 64),
 }
 _NUMBERS = {

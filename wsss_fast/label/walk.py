@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import torch
 from torch.nn import functional
 
 from wsss_fast import ops
@@ -32,7 +30,9 @@ class Walk(Protocol):
     identity: dict[str, Any]
     background: float | None  # a constant that joins after the walk; None: the background walks too
 
-    def guide(self, pixels: np.ndarray) -> Any: ...
+    def guide(self, image: Tensor) -> Any:
+        """``image`` is uint8 [1, 3, H, W]."""
+        ...
 
     def spread(self, rows: Tensor, guide: Any) -> Tensor:
         """Rows [1, R, H, W] at the size of the bounded image, walked, at the same size."""
@@ -67,11 +67,11 @@ class ImageWalk:
         self._beta = BETA if settings.walk_beta is None else settings.walk_beta
         self._steps = settings.walk_steps
 
-    def guide(self, pixels: np.ndarray) -> np.ndarray:
-        return pixels
+    def guide(self, image: Tensor) -> Tensor:
+        return image
 
-    def spread(self, rows: Tensor, guide: np.ndarray) -> Tensor:
-        image = torch.from_numpy(guide).to(rows.device).permute(2, 0, 1)[None].float() / 255
+    def spread(self, rows: Tensor, guide: Tensor) -> Tensor:
+        image = guide.to(rows.device).float() / 255
         grid = grid_of(rows, STRIDE)
         affinity = ops.edge_affinity(image_edges(functional.adaptive_avg_pool2d(image, grid)), RADIUS)
         out = ops.random_walk(functional.adaptive_avg_pool2d(rows, grid), affinity, RADIUS, self._beta, self._steps)
@@ -87,10 +87,9 @@ class AffinityWalk:
         self._beta = BETA if settings.walk_beta is None else settings.walk_beta
         self._steps = settings.walk_steps
 
-    def guide(self, pixels: np.ndarray) -> Tensor:
-        planes = self._engine.forward_cam(
-            functional.pad(_normalised(self._engine, pixels), _walk.beyond(pixels.shape[:2], STRIDE))
-        )
+    def guide(self, image: Tensor) -> Tensor:
+        beyond = _walk.beyond(image.shape[2:], STRIDE)
+        planes = self._engine.forward_cam(functional.pad(self._engine.normalise(image), beyond))
         if planes.shape[1] != len(ops.affinity_offsets(RADIUS)):
             raise SettingsError(f"label: 'walk' must be an affinitynet of radius {RADIUS}, got {planes.shape[1]} planes")
         return planes.clamp_(0, 1)
@@ -108,9 +107,9 @@ class IrnWalk:
         self._beta = IRN_BETA if settings.walk_beta is None else settings.walk_beta
         self._steps = settings.walk_steps
 
-    def guide(self, pixels: np.ndarray) -> Tensor:
+    def guide(self, image: Tensor) -> Tensor:
         """The edge of the image and of its mirror image, averaged before the sigmoid."""
-        image = _normalised(self._engine, pixels)
+        image = self._engine.normalise(image)
         edge, mirrored = (self._engine.forward_cam(view)[0] for view in (image, image.flip(3)))
         mean = (edge.clamp(1e-6, 1 - 1e-6).logit() + mirrored.flip(3).clamp(1e-6, 1 - 1e-6).logit()) / 2
         return mean.sigmoid()
@@ -132,8 +131,3 @@ def image_edges(image: Tensor) -> Tensor:
     down = (around[..., 2:, 1:-1] - around[..., :-2, 1:-1]) / 2
     steps = (across.square() + down.square()).sqrt().amax(dim=1, keepdim=True)
     return (steps / EDGE).clamp_(max=1)
-
-
-def _normalised(engine: Any, pixels: np.ndarray) -> Tensor:
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
-    return engine.normalise(image.to(engine.device))

@@ -158,6 +158,14 @@ class OutputFolder:
         with self.errors(name), contextlib.suppress(FileNotFoundError), self._parent(name, create=False) as folder:
             os.unlink(PurePosixPath(name).name, dir_fd=folder)
 
+    def remove_folder(self, name: str) -> None:
+        """A folder of ours and the files in it. With folders in it, it is not ours, and an OutputRefusedError."""
+        with self.errors(name), self._parent(f"{name}/any", create=False) as folder:
+            for entry in os.listdir(folder):  # noqa: PTH208 - of a descriptor
+                os.unlink(entry, dir_fd=folder)
+        with self.errors(name), self._parent(name, create=False) as parent:
+            os.rmdir(PurePosixPath(name).name, dir_fd=parent)
+
     def open_append(self, name: str) -> int:
         with self.errors(name):
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC

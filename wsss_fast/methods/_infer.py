@@ -73,6 +73,7 @@ def infer_segmentation(
     flip: bool | None = None,
     reduce: str | None = None,
     crf: bool | Mapping[str, Any] | None = None,
+    squares: Sequence[int] | None = None,
 ) -> Tensor:
     """Probabilities of the background and the classes at every pixel, as the published networks are tested.
 
@@ -88,6 +89,7 @@ def infer_segmentation(
         reduce: "max" or "mean".
         crf: False leaves it out; a dict of arguments of `ops.dense_crf` replaces the published ones.
             None is, here and above, as ``model.inference`` says the network was tested.
+        squares: in place of scales the sides of squares that the image is resized to, as DCP tested.
 
     Returns:
         float32 [N, 1 + C, H, W]; its argmax over channels is the mask.
@@ -98,9 +100,13 @@ def infer_segmentation(
         raise ValueError(f"infer_segmentation: 'model' must be a deeplab, got '{getattr(model, 'name', type(model).__name__)}'")
     _check_evaluated("infer_segmentation", model)
     check_pixels("infer_segmentation", "pixels", pixels)
+    if squares is not None and scales is not None:
+        raise ValueError("infer_segmentation: 'squares' come in place of 'scales'. Hint: leave one of both out")
     scales = tuple(model.inference.scales if scales is None else scales)
     if not scales or not all(0 < scale <= 16 for scale in scales):
         raise ValueError(f"infer_segmentation: 'scales' must be numbers above 0, at most 16, got {scales}")
+    if squares is not None and (not squares or not all(isinstance(side, int) and 0 < side <= 16384 for side in squares)):
+        raise ValueError(f"infer_segmentation: 'squares' must be whole numbers from 1 to 16384, got {squares!r}")
     reduce = model.inference.reduce if reduce is None else reduce
     check_choice("infer_segmentation", "reduce", reduce, ("max", "mean"))
     crf = model.inference.crf if crf is None or crf is True else crf
@@ -108,20 +114,22 @@ def infer_segmentation(
     with torch.inference_mode():
         logits = None
         image = model.normalise(pixels)
-        for scale in scales:
+        views = scales if squares is None else squares
+        for view in views:
+            small = at_scale(image, view) if squares is None else bilinear(image, (view, view))
             for mirrored in mirror:
-                found = _logits(model, image, scale, mirrored)
+                found = _logits(model, small, mirrored)
                 if reduce == "mean":
                     logits = _add_enlarged(logits, found, pixels.shape[2:])
                 elif logits is None:
                     logits = found
                 else:
                     logits = torch.maximum(logits, bilinear(found, logits.shape[2:]))
-        del image, found
+        del image, small, found
         if reduce == "max":
             logits = _add_enlarged(None, logits, pixels.shape[2:], align_corners=False)
         else:
-            logits /= len(scales) * len(mirror)
+            logits /= len(views) * len(mirror)
         # softmax in place
         logits -= logits.amax(dim=1, keepdim=True)
         logits.exp_()
@@ -129,8 +137,7 @@ def infer_segmentation(
         return logits if crf is False else ops.dense_crf(logits, pixels, **crf)
 
 
-def _logits(model: DeepLab, image: Tensor, scale: float, mirrored: bool) -> Tensor:
-    image = at_scale(image, scale)
+def _logits(model: DeepLab, image: Tensor, mirrored: bool) -> Tensor:
     logits = model.forward_cam(image.flip(3) if mirrored else image).float()
     return logits.flip(3) if mirrored else logits
 
@@ -165,9 +172,12 @@ def _check_evaluated(caller: str, model: Method) -> None:
 
 def resized(pixels: Tensor, scale: float) -> Tensor:
     """uint8 in and out, bicubic; the filter widens with a reduction, as Pillow's does."""
-    size = [max(1, round(side * scale)) for side in pixels.shape[2:]]
-    if size == list(pixels.shape[2:]):
+    return resized_to(pixels, [max(1, round(side * scale)) for side in pixels.shape[2:]])
+
+
+def resized_to(pixels: Tensor, size: Sequence[int]) -> Tensor:
+    if list(size) == list(pixels.shape[2:]):
         return pixels
     # not on uint8: torch's own path for bytes fails on some sizes
-    smooth = functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
+    smooth = functional.interpolate(pixels.float(), tuple(size), mode="bicubic", antialias=True, align_corners=False)
     return smooth.round_().clamp_(0, 255).to(torch.uint8)

@@ -34,6 +34,7 @@ from wsss_fast.ops import _check
 
 RESIZES = ("long", "short", "scale", "squash", "none")
 SCHEDULES = ("poly", "step")
+OPTIMISERS = ("sgd", "adam")
 IGNORE = 255  # in masks: no loss here
 # of PSA and what descends from it: in the released code the weight decay stands in the place of the momentum
 PSA_MOMENTUM = {None: 0.0, "paper": 0.9, "code": 5e-4}
@@ -53,6 +54,7 @@ class TrainSettings:
     batch: int = setting(16, "images a step, over all processes")
     accumulate: int = setting(1, "steps whose gradients are averaged before the weights move")
     shuffle: bool = setting(True, "a new order of images in each epoch")
+    optimiser: str = setting("sgd", "sgd, or adam (betas 0.9 and 0.999), where biases learn at the rate of weights")
     lr: float = setting(0.01, "learning rate of pretrained weights; their biases have twice as much")
     new_rate: float = setting(10.0, "learning rate of new layers, times `lr`; their biases have twice as much")
     momentum: float = setting(0.0, "of SGD")
@@ -84,10 +86,13 @@ class TrainSettings:
         for name in ("momentum", "decay"):
             check.number(name, 0, 1)
         check.choice("schedule", SCHEDULES)
+        check.choice("optimiser", OPTIMISERS)
         for name in ("sizes", "size_choices", "jitter", "decay_epochs"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         if self.nesterov and self.momentum == 0:
             _settings.fail("train", "nesterov", "go with a momentum above 0", self.momentum)
+        if self.optimiser == "adam" and self.momentum:
+            _settings.fail("train", "momentum", "be 0 with adam, which has its own", self.momentum)
 
 
 class Checks:

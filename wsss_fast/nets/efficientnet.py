@@ -124,6 +124,8 @@ class EfficientNetLite0(nn.Module):
 
     normalise = _common.Normalisation(MEAN, STD)
     frozen = True
+    # its depthwise convolutions take two thirds of the time when the channels of a pixel lie side by side
+    prefers_channels_last = True
 
     def __init__(self, num_classes: int = 1000, output_stride: int = 32, dropout: float = 0.2) -> None:
         super().__init__()

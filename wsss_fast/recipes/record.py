@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_fast._version import __version__
-from wsss_fast.data import Dataset
+from wsss_fast.data.fingerprint import file_sha256
 from wsss_fast.label.manifest import differences
 from wsss_fast.label.names import printable
 from wsss_fast.label.write import OutputFolder
@@ -23,7 +23,6 @@ from wsss_fast.recipes.schema import RecipeError
 STAGE = "stage.json"
 BEGUN = ".wsss-begun.json"
 SCHEMA = 1
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,6 @@ def contents(folder: Path, only: str | None = None) -> Contents:
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape"))
         digest.update(bytes.fromhex(file_sha256(path)))
     return Contents(len(files), sum(path.stat().st_size for path in files), _stamp(folder, files), digest.hexdigest())
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read(folder: Path) -> Done | None:
@@ -130,19 +121,6 @@ def clear(folder: Path) -> None:
 
 def stage_of(folder: Path) -> str:
     return folder.name.partition("-")[2]
-
-
-def fingerprint(dataset: Dataset, saliency: bool = False, masks: bool = False) -> dict[str, Any]:
-    """Which images with which labels. Of files the sizes: to read all bytes would take longer than many a stage."""
-    rows = []
-    for name in dataset.ids:
-        paths = [dataset.image_path(name)]
-        paths += [dataset.saliency_path(name)] if saliency else []
-        paths += [dataset.mask_path(name)] if masks else []
-        sizes = [path.stat().st_size if path is not None and path.is_file() else None for path in paths]
-        rows.append([name, list(dataset.indices.get(name, ())), sizes])
-    digest = hashlib.sha256(json.dumps([dataset.classes, rows]).encode()).hexdigest()
-    return {"images": len(dataset), "classes": len(dataset.classes), "sha256": digest}
 
 
 def digest(values: Any) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
+from wsss_fast.label.names import printable
 from wsss_fast.recipes.schema import Recipe, Stage
 
 _HEADINGS = ("stage", "kind", "our mIoU", "paper's mIoU", "time")
@@ -67,6 +68,13 @@ def as_markdown(recipe: Recipe, rows: list[Row], about: dict[str, Any]) -> str:
     lines += ["", f"| {' | '.join(_HEADINGS)} |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(_cells(entry))} |" for entry in rows]
     lines += ["", "mIoU in per cent, background included; of soft maps at their best constant score of the background."]
+    for entry in rows:
+        for what, told in (
+            ("missing", "no pattern, so they are never found"),
+            ("ambiguous", "the sign of the pattern is doubtful"),
+        ):
+            if classes := entry.outcome.get(what):
+                lines += ["", f"{entry.stage}: {told}: {printable(', '.join(classes))}."]
     sources = [entry for entry in rows if entry.source]
     lines += ["", "Figures of the papers:", ""] if sources else []
     lines += [f"- {entry.stage}: {entry.source}{'' if entry.paper_verified else ' (not verified)'}" for entry in sources]

@@ -19,6 +19,7 @@ import torch
 from wsss_fast import methods
 from wsss_fast._settings import SettingsError
 from wsss_fast.data import Dataset
+from wsss_fast.data.fingerprint import file_sha256, fingerprint
 from wsss_fast.data.verify import verify
 from wsss_fast.label.names import printable
 from wsss_fast.label.write import OutputFolder
@@ -308,7 +309,8 @@ class _Runner:
         if stage.kind == "train":
             plan = _plan_without_inputs(work)
             saliency = _wants_saliency(plan)
-            told["data"] = self._print((stage.data, stage.split, saliency), lambda: self.data.opened(plan.data), saliency)
+            wants = ("saliency",) if saliency else ()
+            told["data"] = self._print((stage.data, stage.split, *wants), lambda: self.data.opened(plan.data), wants)
             network = {"method": stage.method, "backbone": stage.backbone, "published": stage.published, "options": stage.options}
             settings = dataclasses.asdict(stages.train_settings(self.recipe, stage))
             told |= {"network": network, "settings": settings, "seed": work.seed, "precision": self.options.precision}
@@ -325,19 +327,19 @@ class _Runner:
         if stage.kind == "patterns":
             told["seed"] = work.seed
         judge = work.judge()
-        told["judge"] = None if judge is None else record.fingerprint(judge[0].only(judge[1]), masks=True)
+        told["judge"] = None if judge is None else fingerprint(judge[0].only(judge[1]), ("mask",))
         return record.plain(told)
 
-    def _print(self, key: Any, dataset: Callable[[], Dataset], saliency: bool = False) -> dict[str, Any]:
+    def _print(self, key: Any, dataset: Callable[[], Dataset], wants: Sequence[str] = ()) -> dict[str, Any]:
         if key not in self._prints:
-            self._prints[key] = record.fingerprint(dataset(), saliency)
+            self._prints[key] = fingerprint(dataset(), wants)
         return self._prints[key]
 
     def _file(self, path: str) -> str:
         if not Path(path).exists():
             return path  # the name of built-in weights
         if ("file", path) not in self._prints:
-            self._prints["file", path] = {"sha256": record.file_sha256(Path(path))}
+            self._prints["file", path] = {"sha256": file_sha256(Path(path))}
         return self._prints["file", path]["sha256"]
 
 

@@ -48,10 +48,15 @@ class PairLabelsSettings:
     style: str = setting("alpha", "alpha: two maps after a CRF, for AffinityNet; thresholds: an index image, for IRN")
     alphas: tuple[float, ...] = setting((4.0, 32.0), "alpha: exponents of a strong and a weak background")
     thresholds: tuple[float, ...] = setting((0.30, 0.05), "thresholds: above the first an object, below the second background")
+    beside: float | None = setting(
+        None, "alphas or thresholds keep their ratio, as exponents, to this background, moved to the best one of the maps"
+    )
     crf: Crf | None = setting(None, "in place of the published one")  # noqa: RUF009 - it is a field
 
     def __post_init__(self) -> None:
         _settings.choice("pair_labels", "style", self.style, ("alpha", "thresholds"))
+        if self.beside is not None:
+            _settings.number("pair_labels", "beside", self.beside, 0.01, 1000)
         _numbers(self, "pair_labels", "alphas", 2, 0.01, 1000)
         _numbers(self, "pair_labels", "thresholds", 2, 0, 1)
         _nested(self, "crf", Crf)
@@ -61,16 +66,17 @@ class PairLabelsSettings:
 class WalkSettings:
     """What is not given is the default of the network's walk."""
 
-    alpha: float | None = setting(None, "affinitynet: exponent of the background")
+    alpha: float | str | None = setting(None, "affinitynet: exponent of the background, or best: that of the maps' best constant")
     beta: float | None = setting(None, "power of the affinities")
     steps: int | None = setting(None, "steps of the walk")
-    background: float | None = setting(None, "irn: score of the background after the walk")
+    background: float | str | None = setting(None, "irn: score of the background after it, or best: the maps' best constant")
     mode: str | None = setting(None, "exact or chebyshev")
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "background"):
-            if getattr(self, name) is not None:
-                _settings.number("walk", name, getattr(self, name), 0, 1000)
+            value = getattr(self, name)
+            if value is not None and (value != BEST or name == "beta"):
+                _settings.number("walk", name, value, 0, 1000)
         if self.steps is not None:
             _settings.whole("walk", "steps", self.steps, 0, 1_000_000)
         if self.mode is not None:
@@ -119,11 +125,20 @@ class SegmentSettings:
     scales: tuple[float, ...] | None = setting(None, "of the image")
     flip: bool | None = setting(None, "also the mirror image at each scale")
     reduce: str | None = setting(None, "over scales: max or mean")
+    squares: tuple[int, ...] | None = setting(None, "in place of scales: sides of squares that the image is resized to")
     crf: Crf | bool | None = setting(None, "false, or in place of the published one")  # noqa: RUF009
 
     def __post_init__(self) -> None:
         if self.scales is not None:
             _numbers(self, "segment", "scales", None, 0.01, 16)
+        if self.squares is not None:
+            if not isinstance(self.squares, list | tuple) or not self.squares:
+                _settings.fail("segment", "squares", "be a list of whole numbers", self.squares)
+            for side in self.squares:
+                _settings.whole("segment", "squares", side, 1, 16384)
+            object.__setattr__(self, "squares", tuple(self.squares))
+            if self.scales is not None:
+                _settings.fail("segment", "squares", "come in place of 'scales'", self.squares)
         if self.flip is not None:
             _settings.boolean("segment", "flip", self.flip)
         if self.reduce is not None:

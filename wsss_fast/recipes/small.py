@@ -1,12 +1,15 @@
 """How a recipe becomes small: the one place for the numbers of runs on the synthetic world (docs/scenes.md).
 
-Nothing here is tuned for a method. Lengths in pixels are the published ones times 96 / 448, networks are narrow, all methods
-learn for the same number of epochs with the same rates, and constants that were published for full networks are chosen on the
-training images instead. In place of ImageNet's weights every network starts from one that was trained on crops of single objects.
+Nothing here is tuned for a method. Lengths in pixels are the published ones times 96 / 448, those of walks too, which go with the
+root of their steps. Networks are narrow, all methods learn with the same rates for the same number of epochs (those that learn
+pairs for one more). Constants that were published for full networks are chosen on the training images: a background; what was
+published beside one keeps its ratio. In place of ImageNet's weights every network starts from one that was trained on crops of
+single objects.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,10 @@ SAVED = "SaliencyMaps"
 CROPS = "Crops"
 CROP = 96
 EPOCHS = 3
-SCALES = (1.0, 1.5)  # at which maps are inferred, without mirror images
+PUBLISHED_STEPS = 256  # of walks that do not say theirs
+STEPS = (CROP / 448) ** 2  # of walks, in place of each published one
+IRN_BACKGROUND = 0.15  # at which IRN judges the class maps that its thresholds are for
+SCALES = (1.0, 1.5)  # at which networks are inferred, without mirror images
 WIDTHS = {"resnet38": 0.125, "resnet50": 0.25}
 
 # What all methods share. Momentum makes up for few steps: 190 in place of the published 10,000 and more.
@@ -52,14 +58,14 @@ OWN: dict[str, dict[str, Any]] = {
     "deeplab": {"resize": "scale", "sizes": (0.75, 1.25), "size_choices": (), "accumulate": 1, "rate_every": 1},
 }
 # kept from the recipe, because they make the method what it is
-KEPT = {"shape", "patches", "tau", "lam", "binary_background", "weight", "threshold", "loss"}
+KEPT = {"shape", "patches", "tau", "lam", "binary_background", "weight", "threshold"}
 START: dict[str, Any] = {**SHARED, "sizes": (56.0, 80.0), "crop": 64, "epochs": 15, "batch": 32, "lr": 0.05}
 CRF: dict[str, Any] = {"iterations": 10, "gaussian": (1.0, 3.0), "bilateral": (17.0, 13.0, 10.0)}
 
 
 def small(recipe: Recipe) -> Recipe:
     """The same stages on the synthetic world, with the trainings of the starting points before them."""
-    stages = tuple(_small(stage) for stage in recipe.stages)
+    stages = tuple(_small(recipe, stage) for stage in recipe.stages)
     backbones = sorted({stage.backbone for stage in stages if stage.kind == "train"})
     starts = tuple(start(backbone) for backbone in backbones)
     made = replace(recipe, stages=(*starts, *stages), **SPLITS)
@@ -90,7 +96,7 @@ def write_world(folder: Path, progress: Any = None, **changes: int) -> None:
         scenes.write(folder, **{**WORLD, **changes}, progress=progress)
 
 
-def _small(stage: Stage) -> Stage:
+def _small(recipe: Recipe, stage: Stage) -> Stage:
     if stage.kind == "train":
         return _small_training(stage)
     settings = dict(stage.settings)
@@ -102,7 +108,27 @@ def _small(stage: Stage) -> Stage:
         settings |= CRF
     if "threshold" in settings:
         settings["threshold"] = BEST
+    if stage.kind == "segment":  # all networks are trained, and so tested, in the same way
+        settings = {"crf": settings["crf"], "scales": SCALES, "flip": False}
+    if stage.kind == "walk":
+        settings |= _small_walk(recipe, stage)
+    if stage.kind == "pair_labels":
+        settings["beside"] = _beside(recipe, settings)
     return replace(stage, settings=settings, split=_split(stage.split), judge=_split(stage.judge))
+
+
+def _small_walk(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    settings: dict[str, Any] = {"steps": max(round(STEPS * stage.settings.get("steps", PUBLISHED_STEPS)), 1)}
+    if "maps" in stage.inputs:
+        settings["background" if recipe.stage(stage.inputs["model"]).method == "irn" else "alpha"] = BEST
+    return settings
+
+
+def _beside(recipe: Recipe, settings: dict[str, Any]) -> float:
+    """The exponent of the background that the recipe walks with, which its labels of pairs were published beside."""
+    if settings.get("style") == "thresholds":
+        return math.log(IRN_BACKGROUND) / math.log(1 - IRN_BACKGROUND)
+    return next(float(stage.settings.get("alpha", 16.0)) for stage in recipe.stages if stage.kind == "walk")
 
 
 def _small_training(stage: Stage) -> Stage:

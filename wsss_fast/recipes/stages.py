@@ -7,6 +7,7 @@ file is there is done: a stage that was stopped goes on with the next one. A tra
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,16 +104,21 @@ def maps(work: Work) -> dict[str, Any]:
 def pairs(work: Work) -> dict[str, Any]:
     dataset, settings = work.dataset(), work.settings
     suffix = ".npz" if settings.style == "alpha" else ".png"
+    alphas, thresholds = settings.alphas, settings.thresholds
+    if settings.beside is not None:
+        factor = exponent_of(best_threshold(work)) / settings.beside
+        alphas = tuple(factor * alpha for alpha in alphas)
+        thresholds = tuple(threshold_at(factor * exponent_of(threshold)) for threshold in thresholds)
 
     def make(name: str) -> Iterator[tuple[str, bytes]]:
         image = _pixels(work, dataset, name)[0]
         classes, cam = _maps(work, name)
         if settings.style == "alpha":
             crf = pair_labels.PSA_CRF if settings.crf is None else settings.crf.arguments()
-            yield suffix, pair_labels.cam_maps(cam, image, classes.tolist(), settings.alphas, crf).encoded()
+            yield suffix, pair_labels.cam_maps(cam, image, classes.tolist(), alphas, crf).encoded()
         else:
             crf = pair_labels.IRN_CRF if settings.crf is None else settings.crf.arguments()
-            yield suffix, mask_png(pair_labels.irn_labels(cam, image, classes.tolist(), *settings.thresholds, crf))
+            yield suffix, mask_png(pair_labels.irn_labels(cam, image, classes.tolist(), *thresholds, crf))
 
     _each(work, dataset, suffix, make)
     return {}
@@ -121,6 +127,10 @@ def pairs(work: Work) -> dict[str, Any]:
 def walk(work: Work) -> dict[str, Any]:
     """ID.png, and where a later stage asks for them the scores behind it, ID.npz."""
     model, dataset, given = _network(work), work.dataset(), work.settings.given()
+    if given.get("alpha") == BEST:
+        given["alpha"] = exponent_of(best_threshold(work))
+    if given.get("background") == BEST:
+        given["background"] = best_threshold(work)
     kept = any(role == "scores" for _, role in work.recipe.consumers(work.stage.name))
 
     def make(name: str) -> Iterator[tuple[str, bytes]]:
@@ -184,12 +194,25 @@ def _from_maps(work: Work) -> Callable[[str], Iterator[tuple[str, bytes]]]:
 def threshold_of(work: Work) -> float:
     """The constant of the recipe, or what the maps were best at."""
     threshold = work.settings.threshold
-    if threshold != BEST:
-        return float(threshold)
+    return best_threshold(work) if threshold == BEST else float(threshold)
+
+
+def best_threshold(work: Work) -> float:
     if work.outcomes["maps"].get("threshold") is None:
         hint = "give a number, or a data set with masks"
-        raise RecipeError(f"run: stage {work.stage.name}: threshold: best needs a truth to choose by. Hint: {hint}")
+        raise RecipeError(f"run: stage {work.stage.name}: a best background needs a truth to choose by. Hint: {hint}")
     return float(work.outcomes["maps"]["threshold"])
+
+
+def exponent_of(threshold: float) -> float:
+    """The background (1 - m)^alpha that a map meets at the same value as the constant `threshold`."""
+    inside = min(max(threshold, 0.01), 0.99)
+    return math.log(inside) / math.log(1 - inside)
+
+
+def threshold_at(exponent: float) -> float:
+    """The constant at which a map meets (1 - m)^exponent, to the hundredth that curves are measured at."""
+    return min((step / 100 for step in range(1, 100)), key=lambda value: abs(exponent_of(value) - exponent))
 
 
 # ---- class patterns --------------------------------------------------------------------------------------------------------
@@ -211,7 +234,8 @@ def patterns(work: Work) -> dict[str, Any]:
             raise StoppedError
     found.finish()
     found.cpu().save(work.folder / PATTERNS, classes=dataset.classes, layer=settings.layer)
-    return {"images": len(rows), "missing": found.missing, "ambiguous": found.ambiguous}
+    doubtful = {"missing": found.missing, "ambiguous": found.ambiguous}
+    return {"images": len(rows), **{what: [dataset.classes[c] for c in classes] for what, classes in doubtful.items()}}
 
 
 def _from_patterns(work: Work, dataset: Dataset) -> Callable[[str], Iterator[tuple[str, bytes]]]:
@@ -238,8 +262,8 @@ def segment(work: Work) -> dict[str, Any]:
 
     def make(name: str) -> Iterator[tuple[str, bytes]]:
         pixels = _pixels(work, dataset, name)
-        given = {"scales": settings.scales, "flip": settings.flip, "reduce": settings.reduce, "crf": refine}
-        scores = methods.infer_segmentation(model, pixels, **given)
+        given = {name: getattr(settings, name) for name in ("scales", "flip", "reduce", "squares")}
+        scores = methods.infer_segmentation(model, pixels, crf=refine, **given)
         yield ".png", mask_png(scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy())
 
     _each(work, dataset, ".png", make)

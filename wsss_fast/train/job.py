@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import platform
@@ -25,6 +24,7 @@ from wsss_fast._settings import SettingsError
 from wsss_fast.bench import _machine
 from wsss_fast.data import Dataset, loader, open_dataset
 from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
+from wsss_fast.data.fingerprint import fingerprint
 from wsss_fast.data.verify import Report, verify
 from wsss_fast.label.read import ImageError, read_image
 from wsss_fast.label.write import OutputFolder
@@ -262,7 +262,6 @@ def versions(joined: processes.Processes) -> dict[str, Any]:
 
 def _identity(plan: Plan, dataset: Dataset, training: Training) -> dict[str, Any]:
     """What decides the weights that come out: a checkpoint belongs to one of these."""
-    images = json.dumps([(name, list(dataset.indices[name])) for name in dataset.ids])
     return _plain(
         {
             "network": training.model.description(),
@@ -270,7 +269,7 @@ def _identity(plan: Plan, dataset: Dataset, training: Training) -> dict[str, Any
             "settings": dataclasses.asdict(training.settings),
             "run": plan.run.decides(),
             "classes": dataset.classes,
-            "images": {"count": len(dataset), "sha256": hashlib.sha256(images.encode()).hexdigest()},
+            "images": fingerprint(dataset, training.wants),
         }
     )
 

@@ -1,4 +1,4 @@
-"""SGD as all published systems use it: groups of parameters with rates of their own, and a schedule that scales all of them.
+"""The optimiser of a training: groups of parameters with rates of their own, and a schedule that scales all of them.
 
     optimiser = make_optimiser(training)
     for step in range(steps):
@@ -14,7 +14,8 @@ weights             1           ``new_rate``
 biases              2           2 ``new_rate``
 ==================  ==========  ==============
 
-Weights alone decay. Biases do not, and neither do gain and bias of a normalisation. Frozen parameters are in no group.
+Weights alone decay. Biases do not, and neither do gain and bias of a normalisation. Frozen parameters are in no group. All
+published systems take SGD but DCP, which takes Adam: there biases learn at the rate of weights.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def parameter_groups(training: Training) -> list[dict[str, Any]]:
     """The groups of an optimiser, each with its ``name``, ``lr``, ``initial_lr`` (which `set_rates` scales) and
     ``weight_decay``. Groups without parameters are left out."""
     settings = training.settings
+    bias_rate = 2.0 if settings.optimiser == "sgd" else 1.0
     new = {id(parameter) for parameter in training.new_parameters()}
     groups: dict[str, dict[str, Any]] = {}
     seen: set[int] = set()
@@ -43,7 +45,7 @@ def parameter_groups(training: Training) -> list[dict[str, Any]]:
             seen.add(id(parameter))
             bias = name == "bias"
             norm = isinstance(module, _NORMALISATIONS)
-            rate = settings.lr * (settings.new_rate if id(parameter) in new else 1.0) * (2.0 if bias else 1.0)
+            rate = settings.lr * (settings.new_rate if id(parameter) in new else 1.0) * (bias_rate if bias else 1.0)
             title = ("new " if id(parameter) in new else "") + ("biases" if bias else "gains" if norm else "weights")
             decay = 0.0 if bias or norm else settings.weight_decay
             group = {"name": title, "params": [], "lr": rate, "initial_lr": rate, "weight_decay": decay}
@@ -53,8 +55,10 @@ def parameter_groups(training: Training) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-def make_optimiser(training: Training) -> torch.optim.SGD:
+def make_optimiser(training: Training) -> torch.optim.Optimizer:
     settings = training.settings
+    if settings.optimiser == "adam":
+        return torch.optim.Adam(parameter_groups(training), lr=settings.lr)
     return torch.optim.SGD(parameter_groups(training), lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from wsss_fast.export.onnx import whole_file
-from wsss_fast.export.ort import file_sha256
+from wsss_fast.export.files import file_sha256, whole_file
 from wsss_fast.export.settings import ExportSettings
 from wsss_fast.export.trt.build import EngineError, Progress, cached_engine
 from wsss_fast.export.trt.cache import EngineCache, read_record, record_path, sha256_of, write_record
 from wsss_fast.export.trt.flavour import require
-from wsss_fast.export.trt.spec import DEFAULT_SHAPES, EngineSpec, Profile, environment_of, parse_shapes, profile_of_sizes
+from wsss_fast.export.trt.profile import DEFAULT_SHAPES, Profile, image_sizes, parse_shapes, profile_of_sizes
+from wsss_fast.export.trt.spec import EngineSpec, environment_of
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "EngineCache",
@@ -29,6 +30,8 @@ __all__ = [
     "build_for_export",
     "cached_engine",
     "parse_shapes",
+    "prepared",
+    "profile_of",
     "profile_of_sizes",
     "require",
 ]
@@ -37,10 +40,28 @@ __all__ = [
 PLUGIN_LIBRARY = "WSSS_TENSORRT_PLUGINS"
 
 
-def build_for_export(graph: Path, made: Path, settings: ExportSettings, progress: Progress | None = None) -> Path:
+def prepared(settings: ExportSettings) -> list[tuple[int, int]] | None:
+    """What would fail anyhow fails here, before a network is read. Gives the sizes of the images of `profile_from`."""
+    require(settings.engine)
+    if settings.plugins:
+        plugin_library()
+    if settings.shapes:
+        parse_shapes(settings.shapes)
+    return image_sizes(settings.profile_from) if settings.profile_from else None
+
+
+def profile_of(settings: ExportSettings, sizes: list[tuple[int, int]] | None, scales: tuple[float, ...]) -> Profile:
+    if sizes is not None:
+        return profile_of_sizes(sizes, scales)
+    return parse_shapes(settings.shapes) if settings.shapes else Profile(*DEFAULT_SHAPES)
+
+
+def build_for_export(
+    graph: Path, made: Path, settings: ExportSettings, profile: Profile, progress: Progress | None = None
+) -> Path:
     """Puts the engine of an ONNX file, from the cache or freshly built, at `made`, and its record at `made`.json."""
-    profile = parse_shapes(settings.shapes) if settings.shapes else Profile(*DEFAULT_SHAPES)
-    spec = EngineSpec(graph, settings.engine, profile, plugin_library() if settings.plugins else None)
+    plugins = plugin_library() if settings.plugins else None
+    spec = EngineSpec(graph, settings.engine, profile, plugins, settings.require_plugins or 0)
     path, record = cached_engine(spec, progress=progress)
     _copy(path, made)
     source = made.with_suffix(".onnx")  # stands beside the engine, which can be built from it again

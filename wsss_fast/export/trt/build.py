@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.export import foreign
 from wsss_fast.export.trt import flavour
 from wsss_fast.export.trt.cache import EngineCache, record_path
 from wsss_fast.export.trt.spec import EngineSpec, environment_of
 
 Progress = Callable[[str, int, int], None]
+logger = logging.getLogger("wsss_fast.export")
+PLUGIN_OPERATIONS = ("Pcm", "Prcm")  # of export/tensorrt
 
 
 class EngineError(RuntimeError):
@@ -27,7 +29,15 @@ def cached_engine(
     spec: EngineSpec, cache: EngineCache | None = None, progress: Progress | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """The engine of `spec` and its record; built if the cache has none for this GPU, driver and library."""
-    meta = foreign.checked_meta(spec.onnx)  # refuses a file that reaches beyond itself
+    from wsss_fast.export import foreign, functions
+
+    graph = foreign.checked(spec.onnx)  # refuses a file that reaches beyond itself
+    meta = foreign.meta_of(graph, spec.onnx)
+    able = sum(node.op_type in PLUGIN_OPERATIONS for node in functions.nodes(graph))
+    del graph
+    if able < spec.require_plugins:
+        what = f"'{meta.method}' has {able} nodes that a plugin can compute ({', '.join(PLUGIN_OPERATIONS)})"
+        raise EngineError(f"export: {what}, {spec.require_plugins} plugin layers are required")
     trt = flavour.require(spec.flavour)
     environment = environment_of(trt.__version__)
     if environment["gpu"] is None and not flavour.builds_without_gpu(trt):
@@ -67,9 +77,7 @@ def _run(command: list[str], environment: dict[str, str], spec: EngineSpec, prog
     ):
         try:
             for line in child.stdout or ():
-                told = _progress_line(line)
-                if told is not None and progress is not None:
-                    progress(*told)
+                _hear(line, progress)
             status = child.wait()
         except BaseException:
             child.kill()
@@ -81,12 +89,16 @@ def _run(command: list[str], environment: dict[str, str], spec: EngineSpec, prog
             raise EngineError(f"export: {how} for '{spec.onnx.name}' ({spec.flavour}, {spec.profile.text()}): {said}")
 
 
-def _progress_line(line: str) -> tuple[str, int, int] | None:
+def _hear(line: str, progress: Progress | None) -> None:
+    """A line of the building process; TensorRT may print others of its own."""
     try:
         told = json.loads(line)
-        return str(told["phase"]), int(told["step"]), int(told["steps"])
+        if "warning" in told:
+            logger.warning("export: %s", told["warning"])
+        elif progress is not None:
+            progress(str(told["phase"]), int(told["step"]), int(told["steps"]))
     except (ValueError, KeyError, TypeError):
-        return None
+        return
 
 
 def _child_environment(spec: EngineSpec, folder: Path) -> dict[str, str]:

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.export.onnx import whole_file
-from wsss_fast.export.ort import file_sha256
+from wsss_fast.export.files import file_sha256, whole_file
 from wsss_fast.export.trt.spec import key_of
 
 SUFFIX = ".engine"

@@ -1,18 +1,20 @@
-"""Builds one engine, in a process of its own: TensorRT can end the process that it runs in.
+"""Builds one engine, in a process of its own: TensorRT can end the process that it runs in. torch is not loaded.
 
 python -m wsss_fast.export.trt.child SPEC.json OUT.engine TIMING_CACHE  → OUT.engine, OUT.engine.json (what was built), and lines
-of progress on standard output: ``{"phase": ..., "step": ..., "steps": ...}``.
+on standard output: ``{"phase": ..., "step": ..., "steps": ...}`` of progress, ``{"warning": ...}``.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from wsss_fast.export.trt import flavour
+from wsss_fast.export.files import whole_file
+from wsss_fast.export.trt import flavour, timing
 from wsss_fast.export.trt.spec import EngineSpec
 
 
@@ -27,24 +29,26 @@ def build(spec: EngineSpec, out: Path, timing_cache: Path) -> dict[str, Any]:
     if spec.plugins is not None:
         flavour.load_plugins(trt, spec.plugins)
     builder = trt.Builder(logger)
-    network = builder.create_network(0)
+    # types are those of the graph; a library that leaves no choice may have no such flag
+    flags = getattr(trt, "NetworkDefinitionCreationFlag", None)
+    network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(spec.onnx.read_bytes()):
         errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
         raise BuildError(f"{trt.__name__} cannot read '{spec.onnx.name}': {errors}")
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    plugins = sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in layers)
+    told = _network(trt, network)
     config = _config(trt, builder, spec)
-    cache = _use_timing_cache(config, timing_cache)
+    times = timing.use(trt, config, timing_cache, lambda text: _tell(warning=text))
     if hasattr(config, "progress_monitor"):
         config.progress_monitor = _monitor(trt)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(f"{trt.__name__} built no engine: " + ("; ".join(said[-3:]) or "it gave no reason"))
-    out.write_bytes(bytes(plan))
-    if cache is not None:
-        timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
-    return {"layers": len(layers), "plugin_layers": plugins, "outputs": _outputs(network), "warnings": said[-5:]}
+    with whole_file(out) as part:
+        part.write_bytes(bytes(plan))
+    if times:
+        timing.write(timing_cache, bytes(config.get_timing_cache().serialize()))
+    return {**told, "warnings": said[-5:]}
 
 
 def _config(trt: ModuleType, builder: Any, spec: EngineSpec) -> Any:
@@ -69,16 +73,6 @@ def _config(trt: ModuleType, builder: Any, spec: EngineSpec) -> Any:
     return config
 
 
-def _use_timing_cache(config: Any, path: Path) -> Any:
-    """Measured times of earlier builds, where the library keeps any: a build is faster then, and more often the same."""
-    if not hasattr(config, "create_timing_cache"):
-        return None
-    cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
-    if cache is None or not config.set_timing_cache(cache, False):
-        return None
-    return cache
-
-
 def _monitor(trt: ModuleType) -> Any:
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -89,9 +83,7 @@ def _monitor(trt: ModuleType) -> Any:
             self.steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            line = {"phase": phase_name, "step": step + 1, "steps": self.steps.get(phase_name, 0)}
-            sys.stdout.write(json.dumps(line) + "\n")
-            sys.stdout.flush()
+            _tell(phase=phase_name, step=step + 1, steps=self.steps.get(phase_name, 0))
             return True
 
         def phase_finish(self, phase_name: str) -> None:
@@ -100,9 +92,24 @@ def _monitor(trt: ModuleType) -> Any:
     return Monitor()
 
 
-def _outputs(network: Any) -> dict[str, list[int]]:
-    outputs = (network.get_output(index) for index in range(network.num_outputs))
-    return {output.name: list(output.shape) for output in outputs}
+def _network(trt: ModuleType, network: Any) -> dict[str, Any]:
+    """What the engine is built of, as far as it can be told before TensorRT fuses layers."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    return {
+        "layers": len(layers),
+        "plugin_layers": sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in layers),
+        "layer_types": dict(Counter(layer.get_output(0).dtype.name for layer in layers)),
+        "inputs": {tensor.name: list(tensor.shape) for tensor in inputs},
+        "outputs": {tensor.name: list(tensor.shape) for tensor in outputs},
+        "types": {tensor.name: tensor.dtype.name for tensor in (*inputs, *outputs)},
+    }
+
+
+def _tell(**line: Any) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
 
 
 def main(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ What they can do is asked of them, never concluded from a version number.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -60,9 +61,10 @@ def logger(trt: ModuleType, lines: list[str]) -> Any:
     return Collector()
 
 
+@cache  # a library that is loaded a second time is refused
 def load_plugins(trt: ModuleType, library: Path) -> None:
     """Makes the nodes Pcm and Prcm known to parser and runtime."""
     registry = trt.get_plugin_registry()
     if registry.load_library(str(library.resolve())) is None:
-        hint = "it must be built with the headers of a TensorRT that this library can read"
+        hint = "it must be built with headers that fit, and a process can load one plugin library only"
         raise RuntimeError(f"export: {trt.__name__} cannot load the plugin library '{library}'. Hint: {hint}")

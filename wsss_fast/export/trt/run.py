@@ -12,7 +12,7 @@ from torch import Tensor
 from wsss_fast.export.engine import BaseEngine, EngineMeta
 from wsss_fast.export.trt import flavour
 from wsss_fast.export.trt.build import EngineError
-from wsss_fast.export.trt.spec import Profile, parse_shapes
+from wsss_fast.export.trt.profile import Profile, parse_shapes
 
 
 class TrtEngine(BaseEngine):
@@ -47,7 +47,7 @@ class TrtEngine(BaseEngine):
             hint = "--shapes or --profile-from when the engine is exported"
             within = f"within {self.profile.text()} (batch x height x width)"
             raise ValueError(f"{self.name}: 'image' must be {within}, got {n}x{h}x{w}. Hint: {hint}")
-        image = image.contiguous()
+        image = image.to(self.device).contiguous()
         self._context.set_input_shape("image", tuple(image.shape))
         self._context.set_tensor_address("image", image.data_ptr())
         outputs = []
