@@ -27,6 +27,16 @@ COMMAND = "import sys; from wsss_fast.cli import main; sys.exit(main())"
 PATHS = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
 
 
+def patiently(start):
+    """Ray gives a node 30 seconds to start, which is short where others work."""
+    for _ in range(3):
+        try:
+            return start()
+        except Exception as error:  # Ray has no class for it
+            late = error
+    raise late
+
+
 @pytest.fixture(scope="module")
 def address():
     """Of a cluster of two nodes with a processor each, to which this process is connected."""
@@ -37,9 +47,9 @@ def address():
         patch.setenv("PYTHONPATH", PATHS)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
-        cluster = Cluster(initialize_head=True, head_node_args=node)
+        cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=node))
         try:
-            cluster.add_node(**node)
+            patiently(lambda: cluster.add_node(**node))
             before = signal.getsignal(signal.SIGTERM)
             ray_cluster._connected(cluster.address)
             assert signal.getsignal(signal.SIGTERM) is before
