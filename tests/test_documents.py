@@ -1,0 +1,228 @@
+"""Every code block of README.md, CONTRIBUTING.md and docs/ is run, or checked, or said to be neither: the table below is the list.
+
+A page's blocks run from top to bottom in one folder, in one Python session, beside stand-ins for people's data (`furnish`). Python
+runs and text is shown without a line here; every other block needs one: page → the beginning of its first line → what happens.
+
+    RUN         shell: `wsss` commands run, made small by STAND_INS; those with a word of ONLY_CHECKED are checked
+    CHECK       shell: the real parsers take the arguments, targets, extras and files exist; yaml, json: it parses
+    save(NAME)  the text is written to this file, for the blocks after it
+    SHOWN       nothing: text
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from documents import ROOT, Block, blocks, check_command, commands, pages, run_commands, run_python, small_networks
+
+from wsss_fast import methods
+from wsss_fast.data import scenes
+from wsss_fast.nets import weights
+
+RUN, CHECK, SHOWN = "run", "check", "shown"
+SAVE = "save "
+
+
+def save(name: str) -> str:
+    return SAVE + name
+
+
+TABLE = {
+    "README.md": {
+        "make demo": CHECK,  # tests/test_label.py runs the demo
+        "pip install torch": CHECK,
+        "wsss label PHOTOS": RUN,
+        "wsss demo scenes": RUN,
+        "wsss run seam": CHECK,
+        "wsss export RUN/model.safetensors": RUN,
+    },
+    "CONTRIBUTING.md": {
+        "make test": CHECK,
+        ".venv/bin/pytest tests/ops/test_pcm.py": CHECK,
+        "make wheelhouse": CHECK,
+    },
+    "docs/benchmarks.md": {"wsss bench --list": RUN},
+    "docs/data.md": {"wsss saliency VOC2012/JPEGImages": RUN},
+    "docs/eval.md": {"wsss eval MASKS": RUN},
+    "docs/export.md": {
+        "wsss export seam.safetensors --out": RUN,
+        "wsss export seam.safetensors --engine trt": CHECK,
+        "cmake -S export/tensorrt": CHECK,
+    },
+    "docs/label.md": {"wsss label PHOTOS": RUN},
+    "docs/nets.md": {"wsss convert resnet38_SEAM.pth": CHECK},  # tests/test_convert.py converts
+    "docs/pair_labels.md": {"wsss train affinitynet": CHECK},  # tests/test_affinitynet_training.py trains
+    "docs/run.md": {"wsss run --list": RUN, "title: Masks of my own images": save("mine.yaml")},
+    "docs/scenes.md": {"wsss demo scenes": RUN},
+    "docs/simt.md": {"pytest tests/test_simt.py": CHECK, "cmake -S tests/simt": CHECK},
+    "docs/train.md": {
+        "wsss train cam --data VOC2012": RUN,
+        "wsss demo scenes": RUN,
+        "torchrun": CHECK,  # tests/test_train_processes.py trains in two processes
+    },
+}
+# Commands with these words are checked by their parser alone: they need a GPU, minutes, or a whole published row.
+ONLY_CHECKED = (
+    "--device cuda",
+    "--engine aoti",
+    "--engine trt",
+    "--random-weights",
+    "bench pcm",
+    "--bench",
+    "wsss run seam",
+)
+# What makes a command small; `-X` takes the option `--X` away. tests/documents.py, with_stand_ins.
+TINY_TRAINING = (
+    "--crop 64 --sizes 64,80 --batch 2 --max-steps 2 --workers 0 --pictures 0 --tensorboard false --threads 1 --checkpoint-every 0"
+)
+STAND_INS = {
+    "demo scenes": "--train 6 --test 3 --crops 0",
+    "train": TINY_TRAINING,
+    "train cam --data VOC2012": f"-init --options width=0.0625 --freeze false {TINY_TRAINING}",
+    "train cam --data SCENES --out": f"--options width=0.0625 {TINY_TRAINING}",
+    "label": "--workers 0",
+    "label PHOTOS --model efficientnet-lite0": "--workers 0 --base-side 128",
+}
+# Names that a page's sentences speak of and its blocks do not make.
+GIVEN = {
+    "README.md": lambda: {"image": torch.zeros(1, 3, 48, 64, dtype=torch.uint8)},
+}
+PAGES = [page for page in pages() if blocks(page)]
+
+
+def treatment(block: Block) -> str | None:
+    chosen = [what for start, what in TABLE.get(block.page, {}).items() if block.start.startswith(start)]
+    return chosen[0] if chosen else {"python": RUN, "text": SHOWN}.get(block.language)
+
+
+# ---- the world beside the pages ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages call VOC2012, PHOTOS, labels.csv, seam.safetensors, ..."""
+    folder = tmp_path_factory.mktemp("documents") / "world"
+    voc = folder / "VOC2012"
+    folder.mkdir()
+    scenes.write(voc, train=6, test=3, processes=1)
+    lists = voc / "ImageSets" / "Segmentation"
+    for name, of in (("train_aug", "train"), ("trainaug", "train"), ("val", "test")):
+        shutil.copy(lists / f"{of}.txt", lists / f"{name}.txt")
+    photos = sorted((voc / "JPEGImages").iterdir())[:2]
+    for place in (folder, folder / "PHOTOS", folder / "photos"):
+        place.mkdir(exist_ok=True)
+        for name, photo in zip("ab", photos, strict=True):
+            shutil.copy(photo, place / f"{name}.jpg")
+    (folder / "labels.csv").write_text("image,classes\na.jpg,cow;van\nb.jpg,horse\n")
+    shutil.copy(voc / "classes.txt", folder / "names.txt")
+    return folder
+
+
+def network(folder: Path) -> None:
+    """seam.safetensors: a narrow SEAM that describes itself."""
+    with small_networks():
+        model = methods.create("seam", len(scenes.CLASSES))
+    names = [look.name for look in scenes.CLASSES]
+    weights.save_checkpoint(folder / "seam.safetensors", model, {**model.description(), "classes": names})
+
+
+def masks(folder: Path) -> None:
+    """MASKS and MAPS, as `wsss label` would have written them."""
+    shutil.copytree(folder / "VOC2012" / "SegmentationClass", folder / "MASKS")
+    (folder / "MAPS").mkdir()
+
+
+def saliency_network(folder: Path) -> None:
+    """network.onnx: three colours in, one map out."""
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor_value_info
+    picture = value("image", onnx.TensorProto.FLOAT, [1, 3, 32, 32])
+    logits = value("map", onnx.TensorProto.FLOAT, [1, 1, 32, 32])
+    node = onnx.helper.make_node("ReduceMean", ["image", "axes"], ["map"], keepdims=1)
+    axes = onnx.numpy_helper.from_array(torch.tensor([1]).numpy(), "axes")
+    graph = onnx.helper.make_graph([node], "saliency", [picture], [logits], [axes])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, folder / "network.onnx")
+
+
+def class_folders(folder: Path) -> None:
+    for name, photo in (("cow", "a.jpg"), ("van", "b.jpg")):
+        (folder / "images" / name).mkdir(parents=True)
+        shutil.copy(folder / photo, folder / "images" / name / photo)
+
+
+def pair_maps(folder: Path) -> None:
+    """pairs: for every image its mask, which serves as labels as it is."""
+    shutil.copytree(folder / "VOC2012" / "SegmentationClass", folder / "pairs")
+
+
+FURNITURE = {
+    "README.md": (network,),
+    "docs/data.md": (saliency_network,),
+    "docs/eval.md": (masks,),
+    "docs/export.md": (network,),
+    "docs/nets.md": (network,),
+    "docs/pair_labels.md": (pair_maps,),
+    "docs/run.md": (class_folders,),
+}
+
+
+# ---- tests ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_has_a_treatment(page: str) -> None:
+    found = blocks(page)
+    assert not [str(block) for block in found if treatment(block) is None], "add them to TABLE"
+    assert not [str(block) for block in found if block.language == "text" and hides_code(block.text)], "sh or python, not text"
+    unused = [start for start in TABLE.get(page, {}) if not any(block.start.startswith(start) for block in found)]
+    assert not unused, f"TABLE speaks of blocks that {page} does not have"
+
+
+def hides_code(text: str) -> bool:
+    return re.search(r"^\s*(wsss(-\w+)? [a-z]+ |pip install|import \w+$|from \w+ import)", text, re.MULTILINE) is not None
+
+
+def test_the_table_names_pages_that_exist() -> None:
+    assert set(TABLE) | set(GIVEN) | set(FURNITURE) <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks(page: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "page"
+    shutil.copytree(world, folder)
+    monkeypatch.chdir(folder)
+    for furnish in FURNITURE.get(page, ()):
+        furnish(folder)
+    names = {"__name__": "page", **GIVEN.get(page, dict)()}
+    with small_networks():
+        for block in blocks(page):
+            carry_out(block, names)
+
+
+def carry_out(block: Block, names: dict) -> None:
+    what = treatment(block)
+    if what is None or what == SHOWN:
+        return
+    if what.startswith(SAVE):
+        Path(what.removeprefix(SAVE)).write_text(block.text + "\n", encoding="utf-8")
+    elif block.language == "python":
+        run_python(block, names)
+    elif block.language == "sh":
+        if what == RUN:
+            run_commands(block, ONLY_CHECKED, STAND_INS)
+        else:
+            for words in commands(block.text):
+                check_command(words)
+    elif block.language == "yaml":
+        assert list(yaml.safe_load_all(block.text))
+    elif block.language == "json":
+        json.loads(block.text)
+    else:
+        pytest.fail(f"{block}: {what} is not defined for {block.language}")
