@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import importlib
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 import torch
 
 from wsss_fast import cli, methods
@@ -21,6 +21,7 @@ from wsss_fast.cli import _parser
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^(\s*)```(\S*)\s*$")
 PROGRAMS = ("wsss", "wsss-label", "wsss-export", "make", "pip")
+OTHER_PROGRAMS = ("export", "mkdir", "cp", "grep", "simt_check")  # about their arguments there is nothing to check
 
 
 @dataclass(frozen=True)
@@ -108,41 +109,30 @@ def check_wsss(argv: Sequence[str]) -> None:
 
 def check_command(words: list[str]) -> None:
     """That a program of this repository, or one that starts it, is called as it can be called."""
-    words = [word for word in words if not re.fullmatch(r"[A-Z][A-Z0-9_]*=.*", word)]
-    for name in [word.partition("=")[0] for word in words if word.startswith("WSSS_")]:
-        known = any(name in path.read_text(encoding="utf-8") for path in [ROOT / "setup.py", *(ROOT / "wsss_fast").rglob("*.py")])
-        assert known, f"nothing reads {name}"
-    if not words:
-        return
-    program = words[0].rpartition("/")[2]
-    if words[0].startswith("wsss-"):
-        return check_wsss([words[0].removeprefix("wsss-"), *words[1:]])
-    if "wsss" in words:
-        return check_wsss(words[words.index("wsss") + 1 :]) if program != "wsss" else check_wsss(words[1:])
-    if program == "wsss":
-        return check_wsss(words[1:])
-    if program == "make":
+    for name in {found for word in words for found in re.findall(r"^WSSS_\w+", word)}:
+        readers = [ROOT / "setup.py", ROOT / "Makefile", *(ROOT / "wsss_fast").rglob("*.py")]
+        assert any(name in path.read_text(encoding="utf-8") for path in readers), f"nothing reads {name}"
+    words = [word for word in words if not re.fullmatch(r"[A-Z_]+=.*", word)]
+    program = words[0].rpartition("/")[2] if words else "export"
+    scripts = [word for word in words if word.endswith((".py", ".sh"))]
+    if "wsss" in words or program == "wsss":  # also behind torchrun
+        check_wsss(words[words.index("wsss") + 1 if "wsss" in words else 1 :])
+    elif program in ("wsss-label", "wsss-export"):
+        check_wsss([program.removeprefix("wsss-"), *words[1:]])
+    elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(words[1:]) <= set(targets), words
     elif program == "pip":
-        extras = ast.literal_eval("{" + ",".join(f"'{name}'" for name in _extras()) + "}")
+        known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
         for asked in re.findall(r"\[([\w,]+)\]", " ".join(words)):
-            assert set(asked.split(",")) <= extras, words
-    elif program in ("pytest", "python", "python3") or words[0].endswith((".sh", ".py")):
-        files = [word for word in words if word.endswith((".py", ".sh"))]
-        assert files or "-c" in words or "-m" in words, words
-        assert all((ROOT / file).is_file() for file in files), words
+            assert set(asked.split(",")) <= set(known), words
+    elif scripts:
+        assert all((ROOT / script).is_file() for script in scripts), words
     elif program == "cmake":
         sources = [words[i + 1] for i, word in enumerate(words) if word == "-S"]
         assert all((ROOT / source / "CMakeLists.txt").is_file() for source in sources), words
     else:
-        assert program in ("export", "cd", "mkdir", "cp", "grep", "ls", "simt_check", "sed"), f"unknown program: {' '.join(words)}"
-
-
-def _extras() -> list[str]:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    section = text.split("[project.optional-dependencies]")[1].split("\n[project.scripts]")[0]
-    return re.findall(r"^(\w+) = \[", section, re.MULTILINE)
+        assert program in OTHER_PROGRAMS, f"unknown program: {' '.join(words)}"
 
 
 def with_stand_ins(argv: list[str], stand_ins: Mapping[str, str]) -> list[str]:

@@ -23,8 +23,8 @@ class ExportSettings:
     random_weights: int | None = setting(None, "a network without a checkpoint, of this seed; needs --method")
     shapes: str | None = setting(None, "TensorRT: least,best,most sizes, as 1x64x64,1x448x448,4x1024x1024")
     plugins: bool = setting(False, "TensorRT: our kernels as plugin layers; default: an engine that needs no library")
-    verify: str | None = setting(None, "folder of images on which the engine must label as the network does")
-    masks: str | None = setting(None, "their masks (PNG, the same stems): the report tells the mIoU too")
+    verify: str | None = setting(None, "folder of images on which the engine must label as the network does", metavar="DIR")
+    masks: str | None = setting(None, "their masks (PNG, the same stems): the report tells the mIoU too", metavar="DIR")
     bound: float | None = setting(None, "share of pixels that must agree; default 0.999 in fp32, 0.995 in fp16, 0.95 in bf16")
     threads: int | None = setting(None, "CPU threads of verification and --bench; default those of torch")
 
