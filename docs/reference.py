@@ -76,7 +76,7 @@ def cli_page() -> str:
     lines = [
         "# The command line",
         "",
-        "Made by `python docs/reference.py` of what `wsss COMMAND --help` says. `wsss-label` is `wsss label`, and `wsss-export` is",
+        "Made by `python docs/reference.py` of what `wsss COMMAND --help` says. `wsss-label` is `wsss label`, `wsss-export` is",
         "`wsss export`. A file for `--config` looks as `--print_config` shows; options on the command line win over it.",
         "",
         "| exit status | |",
@@ -110,7 +110,7 @@ def _train() -> list[str]:
         "",
         "## wsss train",
         "",
-        f"`wsss train METHOD --data DIR --out RUN`. Defaults are those of `{first}`; below stands what other methods have otherwise.",
+        f"`wsss train METHOD --data DIR --out RUN`. Defaults are those of `{first}`; below stands what others have otherwise.",
         "",
         "| METHOD | |",
         "|---|---|",
@@ -149,8 +149,8 @@ def api_page() -> str:
     lines = [
         "# Python",
         "",
-        "Made by `python docs/reference.py` of the docstrings; `help(FUNCTION)` says more. What is computed stands on the pages of",
-        "the operations and methods.",
+        "Made by `python docs/reference.py` of the docstrings; `help(FUNCTION)` says more. What is computed stands on the pages",
+        "of the operations and methods.",
     ]
     for module, title in MODULES.items():
         lines += ["", f"## {title}: `{module}`"]
@@ -177,7 +177,8 @@ def _signature(thing: Any) -> str:
         return ""
     plain = inspect.signature(thing)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in plain.parameters.values()]
-    return str(plain.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+    shown = str(plain.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+    return re.sub(r"<[^<>]*(<lambda>)?[^<>]*>", "...", shown)  # defaults that have no short form
 
 
 def _first_paragraph(thing: Any) -> str:

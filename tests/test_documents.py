@@ -14,17 +14,22 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
+import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from documents import Block, blocks, check_command, commands, pages, run_commands, run_python, small_networks
+from documents import ROOT, Block, blocks, check_command, command_lines, pages, run_commands, run_python, small_networks, words_of
 
-from wsss_fast import methods
+from wsss_fast import evaluate, methods
 from wsss_fast.data import scenes
 from wsss_fast.nets import weights
 
@@ -60,6 +65,11 @@ TABLE = {
         "wsss export seam.safetensors --engine trt": CHECK,
         "cmake -S export/tensorrt": CHECK,
     },
+    "docs/faq.md": {
+        "wsss train cam --data photos --out RUN": RUN,
+        "wsss label PHOTOS --model seam.safetensors": RUN,
+        "wsss label --verify MASKS": RUN,
+    },
     "docs/label.md": {"wsss label PHOTOS": RUN},
     "docs/nets.md": {"wsss convert resnet38_SEAM.pth": CHECK},  # tests/test_convert.py converts
     "docs/pair_labels.md": {"wsss train affinitynet": CHECK},  # tests/test_affinitynet_training.py trains
@@ -70,6 +80,15 @@ TABLE = {
         "wsss train cam --data VOC2012": RUN,
         "wsss demo scenes": RUN,
         "torchrun": CHECK,  # tests/test_train_processes.py trains in two processes
+    },
+    "docs/tutorial.md": {  # test_the_tutorial_as_it_is_written runs it without stand-ins
+        "wsss demo scenes": RUN,
+        "wsss train cam": RUN,
+        "wsss label photos": RUN,
+        "wsss eval masks": RUN,
+        "wsss train deeplab": RUN,
+        "wsss label scenes": RUN,
+        "wsss export deeplab": SOAK,
     },
 }
 # Commands with these words are checked by their parser alone: they need a GPU, minutes, or a whole published row.
@@ -88,14 +107,22 @@ STAND_INS = {
     "demo scenes": "--train 6 --test 3 --crops 0",
     "train": TINY_TRAINING,
     "train cam --data VOC2012": f"-init --options width=0.0625 --freeze false {TINY_TRAINING}",
+    "train cam --data photos --out RUN": TINY_TRAINING,
+    "train deeplab --data photos": f"{TINY_TRAINING} --sizes 0.75,1.25 --options width=0.0625",
     "train cam --data SCENES --out": f"--options width=0.0625 {TINY_TRAINING}",
     "label": "--workers 0",
+    "label PHOTOS --model efficientnet-lite0": "--workers 0 --base-side 128",
 }
 # What stands otherwise in the python and yaml blocks of a page: too large for a test, or more images than the stand-ins have.
 REPLACED = {
+    "README.md": {'out="MASKS"': 'out="MASKS", base_side=128, workers=0'},
     "docs/data.md": {'settings("seam")': 'settings("seam", batch=2, crop=64, sizes=(64, 80))', "workers=4": "workers=0"},
     "docs/dcp.md": {"channels=2048": "channels=128"},
     "docs/deeplab.md": {"321": "65"},
+    "docs/label.md": {
+        'out="MASKS"': 'out="MASKS", base_side=128, workers=0',
+        '["a.jpg"]': '["a.jpg"], base_side=128, workers=0',
+    },
     "docs/methods.md": {"224": "64"},
     "docs/pair_labels.md": {
         'settings("affinitynet")': 'settings("affinitynet", batch=2, crop=64)',
@@ -114,6 +141,7 @@ AFRESH = {
 GIVEN = {
     "README.md": lambda: {"image": torch.zeros(1, 3, 48, 64, dtype=torch.uint8)},
 }
+LOG = logging.getLogger(__name__)
 PAGES = [page for page in pages() if blocks(page)]
 
 
@@ -186,6 +214,23 @@ def class_folders(folder: Path) -> None:
         shutil.copy(folder / photo, folder / "images" / name / photo)
 
 
+def questions(folder: Path) -> None:
+    """photos with their table, masks to look at, truth to compare with."""
+    network(folder)
+    shutil.copy(folder / "labels.csv", folder / "photos" / "labels.csv")
+    truth = sorted((folder / "VOC2012" / "SegmentationClass").iterdir())[-2:]
+    for place in ("TRUTH", "LOOK"):
+        (folder / place).mkdir()
+        for name, mask in zip("ab", truth, strict=True):
+            shutil.copy(mask, folder / place / f"{name}.png")
+
+
+def nothing(folder: Path) -> None:
+    """The page makes its own: an empty folder."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
 def pair_maps(folder: Path) -> None:
     """pairs: for every image its mask, which serves as labels as it is."""
     shutil.copytree(folder / "VOC2012" / "SegmentationClass", folder / "pairs")
@@ -196,9 +241,11 @@ FURNITURE = {
     "docs/data.md": (saliency_network,),
     "docs/eval.md": (masks,),
     "docs/export.md": (network,),
+    "docs/faq.md": (questions,),
     "docs/nets.md": (network,),
     "docs/pair_labels.md": (pair_maps,),
     "docs/run.md": (class_folders,),
+    "docs/tutorial.md": (nothing,),
 }
 
 
@@ -235,6 +282,47 @@ def test_all_blocks(page: str, world: Path, tmp_path: Path, monkeypatch: pytest.
     work_through(page, world, tmp_path, monkeypatch, soak=True)
 
 
+@pytest.mark.soak
+def test_the_tutorial_as_it_is_written(tmp_path: Path) -> None:
+    """In a shell, in an empty folder; what it prints is what the page shows, but for the numbers."""
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    start = f"#!{sys.executable}\nimport sys\nfrom wsss_fast.cli import main\nsys.exit(main())\n"
+    (scripts / "wsss").write_text(start)
+    (scripts / "wsss").chmod(0o755)
+    path = os.pathsep.join([str(scripts), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    work = tmp_path / "work"
+    work.mkdir()
+    said = ""
+    started = time.monotonic()
+    for block in blocks("docs/tutorial.md"):
+        if block.language == "sh":
+            command = ["bash", "-euo", "pipefail", "-c", block.text]
+            done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=3600, check=False)
+            assert done.returncode == 0, f"{block}\n{done.stderr[-3000:]}"
+            said = done.stdout
+        elif said:
+            missing = [line for line in block.text.splitlines() if without_numbers(line) not in without_numbers(said)]
+            assert not missing, f"{block} was not printed:\n{said}"
+            said = ""
+    LOG.info("the tutorial took %.1f minutes", (time.monotonic() - started) / 60)
+    figures = [mask_miou(work / "masks"), mask_miou(work / "predicted")]
+    assert min(figures) > 0.12, f"{figures}: masks of nothing but background reach 0.09"
+
+
+def without_numbers(text: str) -> str:
+    return re.sub(r"[\d.:]*\d", "#", text)
+
+
+def mask_miou(masks: Path) -> float:
+    return evaluate.folder(masks, masks.parent / "scenes" / "SegmentationClass", ids_of(masks), classes=8).miou
+
+
+def ids_of(masks: Path) -> list[str]:
+    return sorted(path.stem for path in masks.glob("*.png"))
+
+
 def work_through(page: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soak: bool) -> None:
     names = {"__name__": "page", **GIVEN.get(page, dict)()}
     folder = None
@@ -261,8 +349,8 @@ def carry_out(block: Block, what: str | None, names: dict) -> None:
         if what == RUN:
             run_commands(block, ONLY_CHECKED, STAND_INS)
         else:
-            for words in commands(block.text):
-                check_command(words)
+            for line in command_lines(block.text):
+                check_command(words_of(line))
     elif block.language == "yaml":
         assert list(yaml.safe_load_all(block.text))
     elif block.language == "json":

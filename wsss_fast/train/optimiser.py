@@ -54,6 +54,7 @@ def parameter_groups(training: Training) -> list[dict[str, Any]]:
 
 
 def make_optimiser(training: Training) -> torch.optim.SGD:
+    """SGD over `parameter_groups`, with the settings' rate and momentum; `set_rates` moves the rates."""
     settings = training.settings
     return torch.optim.SGD(parameter_groups(training), lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
 
@@ -74,5 +75,6 @@ def learning_rate(settings: TrainSettings, step: int, steps: int, steps_per_epoc
 
 
 def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Each group learns at `factor` times the rate it began with; `learning_rate` gives the factor."""
     for group in optimiser.param_groups:
         group["lr"] = group["initial_lr"] * factor
