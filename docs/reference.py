@@ -183,6 +183,8 @@ def _signature(thing: Any) -> str:
 
 def _first_paragraph(thing: Any) -> str:
     text = inspect.getdoc(thing) or ""
+    if inspect.isclass(thing) and text.startswith(f"{thing.__name__}("):  # made by dataclass: the names of its fields will do
+        return "Fields: " + ", ".join(f"`{name}`" for name in inspect.signature(thing).parameters) + "."
     return re.sub("::$", ".", _one_line(text.split("\n\n")[0]).replace("``", "`"))
 
 

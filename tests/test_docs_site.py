@@ -87,5 +87,5 @@ def test_options_in_the_text_exist() -> None:
         text = (ROOT / page).read_text(encoding="utf-8")
         for block in blocks(page):
             text = text.replace(block.text, "")
-        used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", text))
+        used = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+[a-z]", text))
         assert not used - known, page
