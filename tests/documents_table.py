@@ -111,6 +111,7 @@ REPLACED = {
     "docs/data.md": {'settings("seam")': 'settings("seam", batch=2, crop=64, sizes=(64, 80))', "workers=4": "workers=0"},
     "docs/dcp.md": {"channels=2048": "channels=128"},
     "docs/deeplab.md": {"321": "65"},
+    "docs/faq.md": {"MASKS/a.png": "TRUTH/a.png"},
     "docs/label.md": {
         'out="MASKS"': 'out="MASKS", base_side=128, workers=0',
         '["a.jpg"]': '["a.jpg"], base_side=128, workers=0',
@@ -203,20 +204,19 @@ def class_folders(folder: Path) -> None:
 
 
 def questions(folder: Path) -> None:
-    """photos with their table, masks to look at, truth to compare with."""
+    """photos with their table, and TRUTH to compare with."""
     network(folder)
     shutil.copy(folder / "labels.csv", folder / "photos" / "labels.csv")
-    truth = sorted((folder / "VOC2012" / "SegmentationClass").iterdir())[-2:]
-    for place in ("TRUTH", "LOOK"):
-        (folder / place).mkdir()
-        for name, mask in zip("ab", truth, strict=True):
-            shutil.copy(mask, folder / place / f"{name}.png")
+    truth = sorted((folder / "VOC2012" / "SegmentationClass").iterdir())[:2]
+    (folder / "TRUTH").mkdir()
+    for name, mask in zip("ab", truth, strict=True):
+        shutil.copy(mask, folder / "TRUTH" / f"{name}.png")
 
 
 def nothing(folder: Path) -> None:
     """The page makes its own: an empty folder."""
-    shutil.rmtree(folder)
-    folder.mkdir()
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def pair_maps(folder: Path) -> None:
