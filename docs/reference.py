@@ -63,6 +63,8 @@ def options(parser: Any) -> list[tuple[str, str]]:
 
 def _typed(action: argparse.Action) -> str:
     metavar = action.metavar or action.dest.upper()
+    if action.option_strings == ["--print_config"]:
+        return "--print_config"  # what it may take besides is of no use
     if not action.option_strings:
         return f"[{metavar}]" if action.nargs in ("?", "*") else metavar
     return action.option_strings[-1] + ("" if action.nargs == 0 else f" {metavar}")
