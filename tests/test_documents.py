@@ -149,12 +149,12 @@ def test_the_tutorial_as_it_is_written(tmp_path: Path) -> None:
             assert not missing, f"{block} was not printed:\n{said}"
             said = ""
     LOG.info("the tutorial took %.1f minutes", (time.monotonic() - started) / 60)
-    figures = [mask_miou(work / "masks"), mask_miou(work / "predicted")]
-    assert min(figures) > 0.12, f"{figures}: masks of nothing but background reach 0.09"
+    figures = mask_miou(work / "masks"), mask_miou(work / "predicted")
+    assert figures[0] > 0.3 and figures[1] > 0.12, f"{figures}: masks of nothing but background reach 0.09"
 
 
 def without_numbers(text: str) -> str:
-    return re.sub(r"[\d.:]*\d", "#", text)
+    return re.sub(r"\d[\d.:]*(e-\d+)?", "#", text)
 
 
 def mask_miou(masks: Path) -> float:
