@@ -10,12 +10,13 @@ EXTRAS := dev,peers,demo,train,export,ray
 export WSSS_CUDA_ARCHS ?= 90
 export WSSS_BUILD_DIR ?= build/package
 
-.PHONY: help demo test soak simt bench mutants wheel wheelhouse format lint clean
+.PHONY: help demo test soak docs simt bench mutants wheel wheelhouse format lint clean
 
 help:
 	@echo "make demo        label three photos and say where the results are"
 	@echo "make test        everything that must hold, under 15 minutes on 2 cores"
 	@echo "make soak        the same at full sizes and counts; hours"
+	@echo "make docs        the pages as HTML in build/docs; warnings are errors"
 	@echo "make simt        the CUDA kernels as a CPU module, for impl=\"simt\""
 	@echo "make bench       time the operations against their peers"
 	@echo "make mutants     seed faults and see that the tests catch them"
@@ -57,6 +58,10 @@ soak: $(VENV)/ready simt
 
 demo: $(VENV)/ready
 	$(BIN)/wsss demo --out wsss-demo
+
+docs: $(VENV)/ready
+	$(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build --clean
 
 bench: $(VENV)/ready
 	$(BIN)/wsss bench all --conditions

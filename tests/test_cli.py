@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ import torch
 from PIL import Image
 
 from wsss_fast import cli
-from wsss_fast.cli import exit_codes
+from wsss_fast._settings import setting
+from wsss_fast.cli import _parser, exit_codes
 from wsss_fast.label import pipeline
 from wsss_fast.label.predict import Prediction
 
@@ -184,6 +186,20 @@ def test_config_file_and_print_config_round_trip(images, tmp_path, engine, capsy
     file.write_text("overly: true\n")
     assert cli.main(arguments) == exit_codes.USAGE
     assert "did you mean '--overlay'" in capsys.readouterr().err
+
+
+def test_none_stands_for_no_numbers():
+    parser = _parser.new_parser("wsss", "")
+    _parser.add_settings(parser, WithNumbers, config=False)
+    assert _parser.parse(parser, []).choices == (1.0, 2.0)
+    assert _parser.parse(parser, ["--choices", "none"]).choices == ()
+    assert _parser.parse(parser, ["--choices", "3,4"]).choices == (3.0, 4.0)
+    assert "--choices MANY" in parser.format_help()
+
+
+@dataclasses.dataclass(frozen=True)
+class WithNumbers:
+    choices: tuple[float, ...] = setting((1.0, 2.0), "some numbers", metavar="MANY")
 
 
 def test_missing_folder_and_no_images_are_errors(tmp_path, engine, capsys):

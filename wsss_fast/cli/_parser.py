@@ -38,12 +38,14 @@ def new_parser(prog: str, description: str, epilog: str = "") -> jsonargparse.Ar
 
 
 def add_settings(parser: Any, settings: Any, skip: Sequence[str] = (), config: bool = True) -> None:
-    """One option a field: `max_side` → `--max-side`, with the field's help and default; False → a plain switch.
+    """One option a field: `max_side` → `--max-side`, with the field's help, default and metavar; False → a plain switch.
 
     `settings` is a dataclass, or an object of one whose values are the defaults. `config`: also the option for a YAML file.
     """
     if config:
         parser.add_argument("--config", action=jsonargparse.ActionConfigFile, metavar="FILE", help="settings from a YAML file")
+        # It comes with --config; its own text is long.
+        parser._option_string_actions["--print_config"].help = "print all settings as a YAML file for --config, and stop"
     hints = typing.get_type_hints(settings if isinstance(settings, type) else type(settings))
     for item in dataclasses.fields(settings):
         if item.name in skip:
@@ -55,6 +57,7 @@ def add_settings(parser: Any, settings: Any, skip: Sequence[str] = (), config: b
             parser.add_argument(option, action="store_true", help=text)
             continue
         convert, metavar = _converter(hints[item.name])
+        metavar = item.metadata.get("metavar", metavar)
         shown = _shown_default(default)
         parser.add_argument(option, type=convert, default=default, metavar=metavar, help=f"{text} ({shown})" if shown else text)
 
@@ -114,7 +117,7 @@ def _converter(hint: Any) -> tuple[Callable[[Any], Any], str]:
         return (lambda value: None if value in (None, "none", "null") else convert(value)), metavar
     if typing.get_origin(hint) is tuple:
         single, _ = _converter(typing.get_args(hint)[0])
-        return (lambda value: tuple(single(part) for part in _parts(value))), "A,B,…"
+        return (lambda value: () if value in (None, "none") else tuple(single(part) for part in _parts(value))), "A,B,…"
     return {bool: (_yes_no, "BOOL"), int: (_whole, "N"), float: (_number, "X"), str: (str, "NAME")}[hint]
 
 

@@ -38,9 +38,11 @@ class LabelSettings:
     published: str | None = setting(None, "paper or code: how such a network reads its paper")
     num_classes: int | None = setting(None, "object classes of such a network; default what its file has, else 20")
     random_weights: int | None = setting(None, "a network of --method with random weights of this seed, to try things out")
-    classes: str | None = setting(None, "file with one class name a line, for a model without names")
+    classes: str | None = setting(None, "file with one class name a line, for a model without names", metavar="FILE")
     # which classes are in an image
-    labels: str | None = setting(None, "image-level labels: CSV, JSON, VOC XML folder, COCO, list, .npy, or a folder a class")
+    labels: str | None = setting(
+        None, "image-level labels: CSV, JSON, VOC XML folder, COCO, list, .npy, or a folder a class", metavar="FILE"
+    )
     present: float = setting(0.3, "without labels: a class is present when the classifier gives it at least this probability")
     max_classes: int = setting(5, "without labels: most classes in one image; the most probable are kept")
     # from an image to maps
@@ -57,7 +59,9 @@ class LabelSettings:
     alpha: float | None = setting(
         None, "background (1 - max of the maps)^alpha in place of a constant (walk: 16 for cam, else 6)"
     )
-    walk: str | None = setting(None, "random walk along 'image' (its edges), or by an affinitynet or irn checkpoint")
+    walk: str | None = setting(
+        None, "random walk along 'image' (its edges), or by an affinitynet or irn checkpoint", metavar="FILE"
+    )
     walk_beta: float | None = setting(None, "power of the affinities in the walk (default 8, irn 10)")
     walk_steps: int = setting(256, "steps of the walk")
     crf: bool = setting(False, "a dense CRF on background and present classes")

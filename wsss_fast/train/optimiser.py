@@ -56,6 +56,7 @@ def parameter_groups(training: Training) -> list[dict[str, Any]]:
 
 
 def make_optimiser(training: Training) -> torch.optim.Optimizer:
+    """SGD or Adam over `parameter_groups`, with the settings' rate and momentum; `set_rates` moves the rates."""
     settings = training.settings
     if settings.optimiser == "adam":
         return torch.optim.Adam(parameter_groups(training), lr=settings.lr)
@@ -78,5 +79,6 @@ def learning_rate(settings: TrainSettings, step: int, steps: int, steps_per_epoc
 
 
 def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Each group learns at `factor` times the rate it began with; `learning_rate` gives the factor."""
     for group in optimiser.param_groups:
         group["lr"] = group["initial_lr"] * factor

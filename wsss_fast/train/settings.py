@@ -28,14 +28,16 @@ PUBLISHED = (None, "paper", "code")
 class DataSettings:
     """As `data.open_dataset` takes them."""
 
-    data: str = setting("", "the data set: a folder, or COCO's file of instances")
+    data: str = setting("", "the data set: a folder, or COCO's file of instances", metavar="DIR")
     kind: str | None = setting(None, "its layout: voc, coco, folders or images; by default by what lies in it")
-    split: str | None = setting(None, "list of images; by default train where VOC's lists have it, else all images")
-    labels: str | None = setting(None, "file of image-level labels, if not those of the data set")
-    saliency: str | None = setting(None, "folder of saliency maps, ID.png")
-    affinity: str | None = setting(None, "folder of labels of pairs, ID.npz or ID.png")
-    masks: str | None = setting(None, "folder of masks, ID.png")
-    class_names: str | None = setting(None, "file of class names, one a line")
+    split: str | None = setting(
+        None, "list of images; by default train where VOC's lists have it, else all images", metavar="LIST"
+    )
+    labels: str | None = setting(None, "file of image-level labels, if not those of the data set", metavar="FILE")
+    saliency: str | None = setting(None, "folder of saliency maps, ID.png", metavar="DIR")
+    affinity: str | None = setting(None, "folder of labels of pairs, ID.npz or ID.png", metavar="DIR")
+    masks: str | None = setting(None, "folder of masks, ID.png", metavar="DIR")
+    class_names: str | None = setting(None, "file of class names, one a line", metavar="FILE")
     empty: str = setting("stop", "at images of no class: stop, drop (leave them out) or keep")
 
     def __post_init__(self) -> None:
@@ -48,8 +50,10 @@ class NetworkSettings:
     backbone: str | None = setting(None, "of the method; by default its first")
     published: str | None = setting(None, "settings and losses as the paper or the code has them: none, paper or code")
     dataset: str = setting("voc", "whose published schedule: voc or coco")
-    init: str | None = setting(None, "pretrained weights: a file, or efficientnet-lite0 for the built-in ones of that backbone")
-    options: str = setting("", "options of the network, as width=0.25,output_stride=16")
+    init: str | None = setting(
+        None, "pretrained weights: a file, or efficientnet-lite0 for the built-in ones of that backbone", metavar="FILE"
+    )
+    options: str = setting("", "options of the network, as width=0.25,output_stride=16", metavar="A=B,…")
 
     def __post_init__(self) -> None:
         if self.published not in PUBLISHED:
@@ -87,9 +91,11 @@ class RunSettings:
     threads: int | None = setting(None, "CPU threads of torch; by default its own choice")
     seed: int = setting(0, "of weights, order, cuts and dropout")
     log_every: int = setting(10, "steps between lines of losses.jsonl")
-    checkpoint_every: str = setting("1 epoch", "as '500 steps' or '2 epochs'; 0: only at the end and when stopped")
+    checkpoint_every: str = setting(
+        "1 epoch", "as '500 steps' or '2 epochs'; 0: only at the end and when stopped", metavar="TIME"
+    )
     keep: int = setting(0, "models of earlier checkpoints to keep, in RUN/models")
-    pictures: str = setting("1 epoch", "how often class maps are drawn, as checkpoint_every; 0: never")
+    pictures: str = setting("1 epoch", "how often class maps are drawn, as checkpoint_every; 0: never", metavar="TIME")
     tensorboard: bool = setting(True, "write event files (needs the extra `train`)")
     compile: bool = setting(False, "compile the method with torch.compile: slow to start, faster afterwards")
     unreadable: str = setting("stop", "at an image that cannot be read: stop, or skip it and count")
