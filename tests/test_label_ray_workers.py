@@ -169,6 +169,8 @@ def test_what_a_cluster_cannot_do(cluster, tmp_path):
         label(images, tmp_path / "out", ray="auto")
     with pytest.raises(SettingsError, match="'ray' is for files"):
         label(images, ray="auto")
+    with pytest.raises(SettingsError, match=r"'report' does not go with 'ray'.*without --ray"):
+        label(images, tmp_path / "out", ray="auto", report=True)
     with pytest.raises(SettingsError, match="'ray' must have processors for device cuda"):
         cluster(images, tmp_path / "out", device="cuda")
 
