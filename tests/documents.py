@@ -23,7 +23,15 @@ ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^(\s*)```(\S*)\s*$")
 PROGRAMS = ("wsss", "wsss-label", "wsss-export", "make", "pip")
 SHELL_PROGRAMS = ("mkdir", "cp", "grep")
-OTHER_PROGRAMS = (*SHELL_PROGRAMS, "export", "simt_check")  # about their arguments there is nothing to check
+# about their arguments there is nothing to check
+OTHER_PROGRAMS = (
+    *SHELL_PROGRAMS,
+    "export",
+    "simt_check",
+    "ray",
+    "wsss_runner",
+    "tritonserver",
+)
 
 
 @dataclass(frozen=True)

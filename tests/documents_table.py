@@ -55,16 +55,22 @@ TABLE = {
         "import json": SOAK,
         "import torch": SOAK,
         "wsss export seam.safetensors --engine trt": CHECK,
+        "wsss export seam.safetensors --engine trt --profile-from": CHECK,
+        "wsss export seam.safetensors --precision int8": CHECK,  # tests/test_export_int8.py quantises
         "cmake -S export/tensorrt": CHECK,
+        "cmake -S export/runner": CHECK,  # tests/test_export_runner.py builds it
+        "wsss export seam.safetensors --out seam.onnx --triton": CHECK,  # tests/test_export_triton.py writes it
     },
     "docs/faq.md": {
         "wsss train cam --data photos --out RUN": RUN,
         "wsss label PHOTOS --model seam.safetensors": RUN,
         "wsss label --verify MASKS": RUN,
     },
-    "docs/label.md": {"wsss label PHOTOS": RUN},
+    "docs/label.md": {"wsss label PHOTOS": RUN, "wsss label wsss-demo/images": CHECK},
+    "docs/many_machines.md": {"ray start": CHECK},  # tests/test_label_ray.py starts a cluster
     "docs/nets.md": {"wsss convert resnet38_SEAM.pth": CHECK},  # tests/test_convert.py converts
     "docs/pair_labels.md": {"wsss train affinitynet": CHECK},  # tests/test_affinitynet_training.py trains
+    "docs/report.md": {"wsss label PHOTOS": RUN},
     "docs/run.md": {"wsss run --list": RUN, "title: Masks of my own images": save("mine.yaml")},
     "docs/scenes.md": {"wsss demo scenes": RUN},
     "docs/simt.md": {"pytest tests/test_simt.py": CHECK, "cmake -S tests/simt": CHECK},

@@ -22,6 +22,7 @@ OTHERS = {
     "--no-python",
     "--list",
     "--force-reinstall",
+    "--array",
     "--gpus",
     "--shm-size",
     "--help",
