@@ -43,7 +43,7 @@ from wsss_fast.label import decode, formats, job, network, refine, walk
 
 HEIGHT, WIDTH, CLASSES, PRESENT = 375, 500, 20, (3, 11)
 ALPHA, BETA, SQUARINGS = 16.0, 8.0, 8
-CASES = {"cam": {}, "cam, walk and CRF": {"walk": "image", "crf": True}}
+CASES = {"cam": {}, "cam, walk and CRF": {"walk": "image", "walk_steps": 256, "crf": True}}
 LEAST = {"cam": 2.0, "cam, walk and CRF": 4.0}
 MOST_BESIDE_PREDICT = 0.25
 
