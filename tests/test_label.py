@@ -13,13 +13,13 @@ from PIL import Image
 
 import wsss_fast
 from wsss_fast.cli import main
+from wsss_fast.files.images import FileStamp, Picture
+from wsss_fast.files.masks import PALETTE
 from wsss_fast.label import pipeline, plan, refine
 from wsss_fast.label.classes import imagenet_groups
 from wsss_fast.label.manifest import read_rows
 from wsss_fast.label.predict import Prediction, load_model, resolved
-from wsss_fast.label.read import FileStamp, Picture
 from wsss_fast.label.settings import LabelSettings, SettingsError
-from wsss_fast.label.write import PALETTE
 
 
 @pytest.fixture

@@ -13,12 +13,11 @@ from test_label_jobs import twenty
 
 import wsss_fast
 from wsss_fast.cli import main
+from wsss_fast.files.folder import OutputStoppedError
+from wsss_fast.files.images import FileStamp, Location
 from wsss_fast.label import ray_cluster, ray_worker
 from wsss_fast.label.manifest import read_rows
-from wsss_fast.label.plan import Location
-from wsss_fast.label.read import FileStamp
 from wsss_fast.label.settings import LabelSettings, SettingsError
-from wsss_fast.label.write import OutputStoppedError
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""What every settings dataclass uses: fields with a line of help, and checks that say what was expected."""
+"""What every settings dataclass uses: fields with a line of help, checks that say what was expected, and what has changed."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -65,3 +66,15 @@ def choice(owner: str, name: str, value: Any, allowed: Iterable[str]) -> None:
     if value not in allowed:
         close = difflib.get_close_matches(str(value), allowed, 1)
         fail(owner, name, "be one of " + ", ".join(allowed), value, f"did you mean '{close[0]}'?" if close else "")
+
+
+def differences(name: str, old: Any, new: Any) -> list[str]:
+    """A line for each setting that is not what it was."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [line for key in keys for line in differences(f"{name}.{key}", old.get(key), new.get(key))]
+    if old == new:
+        return []
+    if isinstance(old, list) and isinstance(new, list) and len(old) + len(new) > 40:
+        return [f"{name}: {len(old)} entries before, {len(new)} now, not the same"]
+    return [f"{name}: {json.dumps(old)} before, {json.dumps(new)} now"]

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 THRESHOLDS = (np.arange(100) / 100).astype(np.float32)
 BACKGROUND_NAME = "background"
@@ -299,7 +299,7 @@ def read_maps(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def read_ids(path: str | Path) -> list[str]:
     """The images of a list file, one a line: an id, or as in VOC's lists with paths, "/JPEGImages/ID.jpg /..."."""
     from wsss_fast.data.dataset import read_list
-    from wsss_fast.label.plan import EXTENSIONS
+    from wsss_fast.files.images import EXTENSIONS
 
     ids = []
     for row in read_list(Path(path)):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from wsss_fast.bench import _machine
+from wsss_fast import _machine
 from wsss_fast.bench._definition import OURS, Case, Operation
 
 MALLOC = ("default", "tuned")

@@ -105,7 +105,7 @@ def _help() -> str:
 def _unknown(command: str) -> int:
     import difflib
 
-    from wsss_fast.label.names import printable
+    from wsss_fast.files.names import printable
 
     kind = "option" if command.startswith("-") else "command"
     close = difflib.get_close_matches(command, [*COMMANDS, "--help", "--version", _DEBUG], 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import jsonargparse
 
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 
 class UsageError(Exception):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wsss_fast.cli import _openmp, _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 PROG = "wsss demo"
 _EPILOG = "`wsss demo scenes --out DIR` writes a synthetic dataset with its truth instead; `wsss demo scenes --help` explains it."
@@ -31,9 +31,9 @@ def _photos(argv: Sequence[str]) -> int:
     except _parser.UsageError as error:
         return _parser.usage_failure(PROG, str(error))
     _openmp.wait_without_spinning()
+    from wsss_fast.files.folder import OutputStoppedError
     from wsss_fast.label import pipeline
     from wsss_fast.label.demo import write_photos
-    from wsss_fast.label.write import OutputStoppedError
 
     started = time.monotonic()
     out = Path(given.out)

@@ -12,7 +12,7 @@ from typing import Any
 
 from wsss_fast.cli import _openmp, _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 from wsss_fast.label.settings import LabelSettings, SettingsError
 
 PROG = "wsss label"
@@ -93,8 +93,8 @@ def label_folder(
     quiet: bool = False,
 ) -> int:
     _openmp.wait_without_spinning()
+    from wsss_fast.files.folder import OutputStoppedError
     from wsss_fast.label import pipeline
-    from wsss_fast.label.write import OutputStoppedError
 
     started = time.monotonic()
     picturing = False
@@ -138,7 +138,7 @@ def label_folder(
 
 
 def _report_failure(error: Exception) -> int:
-    from wsss_fast.label.write import OutputStoppedError
+    from wsss_fast.files.folder import OutputStoppedError
 
     sys.stderr.write(f"{PROG}: the masks are complete, the report is not: {printable(str(error) or type(error).__name__)}\n")
     return exit_codes.STOPPED if isinstance(error, OutputStoppedError) else exit_codes.ERROR

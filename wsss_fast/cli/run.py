@@ -12,7 +12,7 @@ from wsss_fast._settings import SettingsError
 from wsss_fast.cli import _openmp, _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
 from wsss_fast.cli._running import Log, Stop
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 PROG = "wsss run"
 _EPILOG = (
@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
     except (_parser.UsageError, SettingsError) as error:
         return _parser.usage_failure(PROG, str(error))
     _openmp.wait_without_spinning()
-    from wsss_fast.label.write import OutputStoppedError
+    from wsss_fast.files.folder import OutputStoppedError
     from wsss_fast.recipes.run import Options, Told
     from wsss_fast.recipes.run import run as run_recipe
 

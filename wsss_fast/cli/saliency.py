@@ -13,7 +13,7 @@ from wsss_fast._settings import SettingsError
 from wsss_fast.cli import _openmp, _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
 from wsss_fast.data.saliency_settings import CLASSICAL, SaliencySettings
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 PROG = "wsss saliency"
 _EPILOG = (
@@ -40,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
         return _parser.usage_failure(PROG, str(error))
     _openmp.wait_without_spinning()
     from wsss_fast.data.saliency import make_maps
-    from wsss_fast.label.write import OutputStoppedError
+    from wsss_fast.files.folder import OutputStoppedError
 
     started = time.monotonic()
     with ProgressLine("saliency maps", hidden=given.quiet or given.json) as progress:

@@ -18,7 +18,7 @@ from wsss_fast._settings import SettingsError
 from wsss_fast.cli import _openmp, _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
 from wsss_fast.cli._running import Log, Stop
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 PROG = "wsss train"
 METHODS = {

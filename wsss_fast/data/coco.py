@@ -72,7 +72,8 @@ def write_masks(instances: str | Path, out: str | Path) -> int:
 
     Where objects overlap the smaller one stays in front; crowds count as their class. Needs pycocotools (extra `train`).
     """
-    from wsss_fast.label.write import OutputFolder, mask_png
+    from wsss_fast.files.folder import OutputFolder
+    from wsss_fast.files.masks import mask_png
 
     whole = read_json(Path(instances))
     table = from_coco(whole, None, shown(instances))

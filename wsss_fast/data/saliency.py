@@ -20,11 +20,11 @@ from wsss_fast.data._problems import DataError, hinted, shown
 from wsss_fast.data._text import read_json
 from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
 from wsss_fast.data.saliency_settings import CLASSICAL, SaliencySettings
+from wsss_fast.files.folder import OutputFolder, OutputRefusedError
+from wsss_fast.files.images import ImageError, read_image
 from wsss_fast.label.plan import PlanError
-from wsss_fast.label.read import ImageError, read_image
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.sources import make_plan
-from wsss_fast.label.write import OutputFolder, OutputRefusedError
 
 PROVENANCE = "provenance.json"
 LARGEST_MODEL = 2**31 - 1  # what fits in one ONNX file

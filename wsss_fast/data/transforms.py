@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from wsss_fast.label.read import ImageError
+from wsss_fast.files.images import ImageError
 
 if TYPE_CHECKING:
     from wsss_fast.methods._training import TrainSettings

@@ -12,7 +12,7 @@ import numpy as np
 
 from wsss_fast.data._problems import DataError, doubles, hinted, shown, some
 from wsss_fast.data.dataset import IGNORE, MAX_BYTES, MAX_PIXELS, NO_SALIENCY, Dataset
-from wsss_fast.label.read import ImageError, read_indices, read_size
+from wsss_fast.files.images import ImageError, read_indices, read_size
 
 _THREADS = 8
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from wsss_fast import nets
 from wsss_fast._version import __version__
 from wsss_fast.export.engine import PRECISIONS, EngineMeta
-from wsss_fast.export.files import whole_file
 from wsss_fast.export.missing import require
+from wsss_fast.files.whole import whole_file
 
 META = "wsss_fast"  # the entry of the file's metadata that holds the description
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}  # bfloat16 convolutions are standard from 22 on

@@ -23,7 +23,7 @@ from torch.nn import functional
 from wsss_fast import ops
 from wsss_fast.evaluate import Confusion
 from wsss_fast.export.engine import BaseEngine, Engine, EngineMeta
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 from wsss_fast.methods._infer import resized, resized_to
 
 # the share of pixels that must get the same label, on images
@@ -301,7 +301,7 @@ def image_files(folder: str | Path) -> list[Path]:
 def pictures(folder: str | Path, masks: str | Path | None = None, limit: int = 20) -> list[Picture]:
     """The first `limit` images of a folder, or one image; the longer side at most 448. Masks are PNG files of the same stems: 0
     background, a class's number + 1, 255 ignored."""
-    from wsss_fast.label.read import ImageError, read_image
+    from wsss_fast.files.images import ImageError, read_image
 
     paths = image_files(folder)
     if not paths:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from wsss_fast.files.folder import OutputFolder, Sink
+from wsss_fast.files.masks import PALETTE, mask_png, png
+from wsss_fast.files.names import printable
 from wsss_fast.label.brush_rle import brush_rle
 from wsss_fast.label.classes import BACKGROUND, IGNORE
-from wsss_fast.label.names import printable
 from wsss_fast.label.plan import PlannedImage
-from wsss_fast.label.write import PALETTE, OutputFolder, Sink, mask_png, png
 
 logger = logging.getLogger("wsss_fast.label")
 

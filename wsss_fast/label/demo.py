@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss_fast.label.write import OutputFolder
+from wsss_fast.files.folder import OutputFolder
 
 PHOTOS = ("chelsea", "coffee", "camera")
 INSTALL_HINT = 'pip install "wsss_fast[demo]"'

@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from wsss_fast._settings import differences
 from wsss_fast._version import __version__
+from wsss_fast.files.folder import OutputFolder, OutputStoppedError, write_all
+from wsss_fast.files.names import printable
 from wsss_fast.label.done import DoneTable
-from wsss_fast.label.names import printable
-from wsss_fast.label.write import OutputFolder, OutputStoppedError, write_all
 
 NAME = "manifest.jsonl"
 SCHEMA = 2
@@ -240,18 +241,6 @@ def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
             + "\n  ".join(changes)
             + "\nHint: use the earlier settings, or another --out, or --restart to label everything again"
         )
-
-
-def differences(name: str, old: Any, new: Any) -> list[str]:
-    """A line for each setting that is not what it was."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in differences(f"{name}.{key}", old.get(key), new.get(key))]
-    if old == new:
-        return []
-    if isinstance(old, list) and isinstance(new, list) and len(old) + len(new) > 40:
-        return [f"{name}: {len(old)} entries before, {len(new)} now, not the same"]
-    return [f"{name}: {json.dumps(old)} before, {json.dumps(new)} now"]
 
 
 def _line(record: dict[str, Any]) -> bytes:

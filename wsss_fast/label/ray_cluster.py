@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsss_fast import _settings
+from wsss_fast.files.folder import OutputStoppedError
+from wsss_fast.files.images import ImageError, Location, stamp_of
+from wsss_fast.files.names import printable
 from wsss_fast.label import manifest
-from wsss_fast.label.names import printable
-from wsss_fast.label.plan import Location, Plan, PlannedImage
+from wsss_fast.label.plan import Plan, PlannedImage
 from wsss_fast.label.ray_worker import Description, Made, Sample, Worker
-from wsss_fast.label.read import ImageError, stamp_of
 from wsss_fast.label.settings import LabelSettings, SettingsError
-from wsss_fast.label.write import OutputStoppedError
 
 if TYPE_CHECKING:
     from wsss_fast.label.job import Labels

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wsss_fast.files.images import FileStamp, ImageError, Location, stamp_of
 from wsss_fast.label import manifest
-from wsss_fast.label.plan import Location, PlannedImage
+from wsss_fast.label.plan import PlannedImage
 from wsss_fast.label.predict import Defaults, load_model, resolved
-from wsss_fast.label.read import FileStamp, ImageError, stamp_of
 from wsss_fast.label.settings import LabelSettings, SettingsError
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from wsss_fast.label.settings import LabelSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wsss_fast.files.images import Picture
     from wsss_fast.label.device import Device
-    from wsss_fast.label.read import Picture
     from wsss_fast.label.walk import Walk
 
 IGNORE_16 = 65535

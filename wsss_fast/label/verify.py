@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wsss_fast.files.folder import OutputFolder, OutputRefusedError
 from wsss_fast.label import manifest
-from wsss_fast.label.write import OutputFolder, OutputRefusedError
 
 _SHOWN = 1000
 

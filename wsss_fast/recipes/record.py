@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from wsss_fast._settings import differences
 from wsss_fast._version import __version__
-from wsss_fast.data.fingerprint import file_sha256
-from wsss_fast.label.manifest import differences
-from wsss_fast.label.names import printable
-from wsss_fast.label.write import OutputFolder
+from wsss_fast.files.folder import OutputFolder
+from wsss_fast.files.names import printable
+from wsss_fast.files.whole import file_sha256
 from wsss_fast.recipes.schema import RecipeError
 
 STAGE = "stage.json"

@@ -19,10 +19,11 @@ import torch
 from wsss_fast import methods
 from wsss_fast._settings import SettingsError
 from wsss_fast.data import Dataset
-from wsss_fast.data.fingerprint import file_sha256, fingerprint
+from wsss_fast.data.fingerprint import fingerprint
 from wsss_fast.data.verify import verify
-from wsss_fast.label.names import printable
-from wsss_fast.label.write import OutputFolder
+from wsss_fast.files.folder import OutputFolder
+from wsss_fast.files.names import printable
+from wsss_fast.files.whole import file_sha256
 from wsss_fast.recipes import record, report, small, stages
 from wsss_fast.recipes.schema import Recipe, RecipeError, Stage
 from wsss_fast.recipes.settings import BEST

@@ -14,7 +14,7 @@ import yaml
 
 from wsss_fast import _settings
 from wsss_fast._settings import SettingsError
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 from wsss_fast.recipes.settings import KINDS
 
 DATASETS = ("voc", "coco")

@@ -21,8 +21,9 @@ from wsss_fast import train as training
 from wsss_fast.data import Dataset
 from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
 from wsss_fast.evaluate import read_maps, read_mask
-from wsss_fast.label.read import ImageError, read_image
-from wsss_fast.label.write import OutputFolder, mask_png
+from wsss_fast.files.folder import OutputFolder
+from wsss_fast.files.images import ImageError, read_image
+from wsss_fast.files.masks import mask_png
 from wsss_fast.methods import affinitynet, checkpoint, dcp, irn, pair_labels
 from wsss_fast.recipes import judge
 from wsss_fast.recipes.schema import Recipe, RecipeError, Stage

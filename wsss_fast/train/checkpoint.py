@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_fast.label.manifest import differences
-from wsss_fast.label.write import OutputFolder
+from wsss_fast._settings import differences
+from wsss_fast.files.folder import OutputFolder
 from wsss_fast.nets import weights
 
 NAME = "checkpoint.safetensors"

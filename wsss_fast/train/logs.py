@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wsss_fast.label.write import OutputFolder, write_all
+from wsss_fast.files.folder import OutputFolder, write_all
 
 LOSSES = "losses.jsonl"
 TENSORBOARD = "tensorboard"

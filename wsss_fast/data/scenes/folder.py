@@ -21,8 +21,8 @@ from PIL import Image
 
 from wsss_fast.data.scenes.compose import make_crop, make_scene
 from wsss_fast.data.scenes.settings import CLASSES, VERSION, SceneSettings
-from wsss_fast.label.names import printable
-from wsss_fast.label.write import mask_png
+from wsss_fast.files.masks import mask_png
+from wsss_fast.files.names import printable
 
 _CHUNK = 16
 _JPEG_QUALITY = 95
