@@ -14,7 +14,7 @@ from PIL import Image
 import wsss_fast
 from wsss_fast.cli import main
 from wsss_fast.files.images import FileStamp, Picture
-from wsss_fast.files.masks import PALETTE
+from wsss_fast.files.png import PALETTE
 from wsss_fast.label import pipeline, plan, refine
 from wsss_fast.label.classes import imagenet_groups
 from wsss_fast.label.manifest import read_rows

@@ -218,7 +218,7 @@ def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     images = str(five_pictures(tmp_path))
     assert main(["label", images, "--out", str(tmp_path / "out"), "--ray", "auto"]) == 1
-    assert 'needs the package ray. Hint: pip install "wsss_fast[ray]", on every machine' in capsys.readouterr().err
+    assert 'ray is not installed. Hint: pip install "wsss_fast[ray]", on every machine' in capsys.readouterr().err
 
 
 def test_one_worker_a_gpu_else_one_a_machine():

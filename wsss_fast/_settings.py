@@ -68,11 +68,17 @@ def choice(owner: str, name: str, value: Any, allowed: Iterable[str]) -> None:
         fail(owner, name, "be one of " + ", ".join(allowed), value, f"did you mean '{close[0]}'?" if close else "")
 
 
-def differences(name: str, old: Any, new: Any) -> list[str]:
-    """A line for each setting that is not what it was."""
+def plain(values: Any) -> Any:
+    """As JSON gives it back: lists for tuples."""
+    return json.loads(json.dumps(values))
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """A line for each setting that is not what it was; ``name``: what they are part of."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in differences(f"{name}.{key}", old.get(key), new.get(key))]
+        within = f"{name}." if name else ""
+        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{within}{key}")]
     if old == new:
         return []
     if isinstance(old, list) and isinstance(new, list) and len(old) + len(new) > 40:

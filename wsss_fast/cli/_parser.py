@@ -69,6 +69,11 @@ def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> jsonargpa
         raise UsageError(_explain(parser, str(error))) from None
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Of an option that takes `A,B,…`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def usage_failure(prog: str, message: str) -> int:
     from wsss_fast.cli import exit_codes
 

@@ -70,7 +70,7 @@ def _write_curve(path: Path, result: Result, split: str) -> None:
     from wsss_fast.files.folder import OutputFolder
 
     assert result.curve is not None
-    folder = OutputFolder(path.parent)
+    folder = OutputFolder(path.parent, "eval")
     try:
         folder.write(path.name, curve_png(THRESHOLDS, result.curve, f"{printable(split)}, {result.images} images"))
     finally:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from wsss_fast import methods
 from wsss_fast._version import __version__
-from wsss_fast.files.masks import PALETTE
+from wsss_fast.files.png import PALETTE
 from wsss_fast.methods._method import objects
 from wsss_fast.nets._common import Normalisation
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wsss_fast._extras import require
 from wsss_fast.export.engine import EngineMeta
-from wsss_fast.export.missing import require
 from wsss_fast.files.names import printable
 
 DOMAINS = ("", "ai.onnx", "wsss")

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from wsss_fast import nets
+from wsss_fast._extras import require
 from wsss_fast._version import __version__
 from wsss_fast.export.engine import PRECISIONS, EngineMeta
-from wsss_fast.export.missing import require
 from wsss_fast.files.whole import whole_file
 
 META = "wsss_fast"  # the entry of the file's metadata that holds the description

@@ -4,5 +4,5 @@
 - `images`: pictures from untrusted files, within limits
 - `folder`: an output folder in which files appear whole, and outside of which nothing is written
 - `whole`: a single file that appears whole, and the hash of one
-- `masks`: masks as palette PNG
+- `png`: pictures and masks as bytes of PNG
 """

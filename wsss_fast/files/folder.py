@@ -48,9 +48,10 @@ class Sink:
 class OutputFolder:
     """Writes below one folder by descriptors, so that a link planted inside is never followed."""
 
-    def __init__(self, path: Path, operation: str = "label") -> None:
+    def __init__(self, path: Path, operation: str = "write") -> None:
+        """``operation`` is named in messages."""
         self.path = path
-        self._operation = operation  # named in messages
+        self._operation = operation
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

