@@ -27,15 +27,6 @@ def folder(tmp_path):
     return five_pictures(tmp_path)
 
 
-@pytest.fixture
-def one_thread():
-    """Two OpenMP threads that wait for each other on a busy machine take five times as long as one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_the_demo_gives_the_classes_that_people_see(tmp_path, capsys, one_thread):
     """`wsss demo` on the real photos with the real network: the one test here that takes seconds."""
     assert main(["demo", "--out", str(tmp_path)]) == 0

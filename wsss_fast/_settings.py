@@ -11,6 +11,11 @@ from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
 
+# words that several commands take
+DATASETS = ("voc", "coco")  # whose published schedules
+PUBLISHED = (None, "paper", "code")
+UNREADABLE = ("stop", "skip")
+
 
 class SettingsError(ValueError):
     """A setting that does not exist, or has a value that cannot work."""

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from wsss_fast import ops
+from wsss_fast._settings import UNREADABLE
 from wsss_fast.data import transforms
 from wsss_fast.data._problems import DataError, refuse, shown
 from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS, NO_AFFINITY, NO_SALIENCY, Dataset
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from wsss_fast.methods._training import TrainSettings
 
 WANTS = ("saliency", "mask", "segments", "affinity")
-UNREADABLE = ("stop", "skip")
 MOST_SUBSTITUTES = 32
 
 log = logging.getLogger(__name__)

@@ -123,6 +123,11 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What ``forward_cam`` gives, of networks with one result and with several."""
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Stands in for a network of `methods` wherever one is run: `methods.infer_cam` takes either."""

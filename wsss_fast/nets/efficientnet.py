@@ -120,11 +120,10 @@ class Block(nn.Module):
         yield [self._project_conv], self, "_bn2"
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(_common.KeepsStatistics):
     """``forward`` gives class scores [N, num_classes] before the softmax, ``features`` the last map [N, 1280, h, w]."""
 
     normalise = _common.Normalisation(MEAN, STD)
-    frozen = True
     # its depthwise convolutions take two thirds of the time when the channels of a pixel lie side by side
     prefers_channels_last = True
 
@@ -145,12 +144,6 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(HEAD_CHANNELS, num_classes)
         _common.freeze(self._conv_stem, *_common.batch_norms(self))
         _common.keep_statistics(self)
-
-    def train(self, mode: bool = True) -> EfficientNetLite0:
-        super().train(mode)
-        if self.frozen:
-            _common.keep_statistics(self)
-        return self
 
     def features(self, image: Tensor) -> Tensor:
         _common.check_image("efficientnet-lite0", image)
