@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.bench import _machine
+from wsss_fast import _machine
 
 NETWORKS = {"seam": "resnet38", "cpn": "resnet38", "cam": "efficientnet-lite0", "deeplab": "resnet38"}
 ENGINES = {"aoti": ".pt2", "ort": ".onnx", "trt-rtx": ".engine", "trt": ".engine"}

@@ -37,8 +37,7 @@ import torch
 from PIL import Image
 
 import wsss_fast
-from wsss_fast import methods, ops
-from wsss_fast.bench import _machine
+from wsss_fast import _machine, methods, ops
 from wsss_fast.bench.dense_crf import photo
 from wsss_fast.bench.random_walk import pairs
 from wsss_fast.export.engine import load_engine

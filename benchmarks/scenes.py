@@ -145,7 +145,7 @@ def curve(model: Any, world: Path, split: str) -> Any:
     from wsss_fast.data import open_dataset
     from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
     from wsss_fast.evaluate import Curve, read_mask
-    from wsss_fast.label.read import read_image
+    from wsss_fast.files.images import read_image
 
     dataset = open_dataset(world, kind="voc", split=split)
     found = Curve(["background", *dataset.classes])
@@ -183,7 +183,7 @@ def collect(out: Path) -> dict[str, Any]:
 
 
 def description(out: Path) -> dict[str, Any]:
-    from wsss_fast.bench import _machine
+    from wsss_fast import _machine
     from wsss_fast.data import scenes
 
     start = (out / "start" / "model.safetensors").read_bytes()

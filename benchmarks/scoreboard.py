@@ -163,7 +163,7 @@ def collect(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def about() -> dict[str, Any]:
-    from wsss_fast.bench import _machine
+    from wsss_fast import _machine
     from wsss_fast.data import scenes
     from wsss_fast.recipes import small
 

@@ -19,10 +19,10 @@ from torch.nn.functional import interpolate
 
 from wsss_fast import label, ops
 from wsss_fast.data.scenes import SceneSettings, make_scene
+from wsss_fast.files.png import PALETTE
 from wsss_fast.label.demo import write_photos
 from wsss_fast.label.predict import load_model
 from wsss_fast.label.settings import LabelSettings
-from wsss_fast.label.write import PALETTE
 from wsss_fast.nets import efficientnet
 from wsss_fast.ops._reference.half_disc import half_disc
 

@@ -64,6 +64,15 @@ def kernel(request: pytest.FixtureRequest):
         yield chosen
 
 
+@pytest.fixture
+def one_thread():
+    """Two OpenMP threads that wait for each other on a busy machine take five times as long as one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

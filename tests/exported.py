@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wsss_fast import methods
 from wsss_fast.export import write_onnx
+from wsss_fast.export.engine import as_tuple
 
 CLASSES = 3
 # none of them traced: odd sizes, batch 1 and 3
@@ -87,16 +88,12 @@ def onnx_file(case: Case, precision: str = "fp32") -> Path:
     return path
 
 
-def tuple_of(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
 def eager(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
     with torch.inference_mode():
-        return tuple_of(model.forward_cam(image))
+        return as_tuple(model.forward_cam(image))
 
 
 def error_of(engine: Any, model: nn.Module, shape: tuple[int, ...]) -> float:
     image = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
-    wanted, got = eager(model, image), tuple_of(engine.forward_cam(image))
+    wanted, got = eager(model, image), as_tuple(engine.forward_cam(image))
     return max(relative_error(a, b) for a, b in zip(got, wanted, strict=True))

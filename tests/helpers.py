@@ -6,11 +6,12 @@ import contextlib
 import multiprocessing
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,3 +135,14 @@ def same_from_many_threads(call: Callable[[], Tensor], times: int) -> bool:
     expected = call()
     with ThreadPoolExecutor(8) as pool:
         return all(pool.map(lambda _: torch.equal(call(), expected), range(times)))
+
+
+def types_of(impl: Implementation, bounds: Iterable[torch.dtype]) -> list[torch.dtype]:
+    """Those with a bound that an implementation takes."""
+    return [dtype for dtype in bounds if dtype != torch.float64 or impl.has_float64]
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.setflags(write=False)
+    return array

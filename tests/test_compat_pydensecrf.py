@@ -12,7 +12,7 @@ import pydensecrf.densecrf
 import pydensecrf.utils
 import pytest
 from dense_crf_cases import maps, photo
-from helpers import threads
+from helpers import read_only, threads
 
 from wsss_fast.compat import pydensecrf as compat
 
@@ -281,12 +281,6 @@ def test_impossible_labels() -> None:
 
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------------
-
-
-def read_only(array: np.ndarray) -> np.ndarray:
-    array = array.copy()
-    array.setflags(write=False)
-    return array
 
 
 ARRAYS = {

@@ -9,6 +9,7 @@ import numpy as np
 import pydensecrf.utils
 import pytest
 from dense_crf_cases import maps
+from helpers import read_only
 
 from wsss_fast.compat import pydensecrf as compat
 
@@ -19,12 +20,6 @@ OURS = SimpleNamespace(dcrf=compat.densecrf, utils=compat.utils)
 def both(make):
     """What `make(utils)` gives with our module and with theirs."""
     return make(OURS.utils), make(THEIRS.utils)
-
-
-def read_only(array: np.ndarray) -> np.ndarray:
-    array = array.copy()
-    array.setflags(write=False)
-    return array
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsss_fast.data import DataError, loader, open_dataset
 from wsss_fast.data.loader import epoch_order, make_loader
-from wsss_fast.label.read import ImageError, read_grey, read_image, read_indices, read_size
+from wsss_fast.files.images import ImageError, read_grey, read_image, read_indices, read_size
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on two cores
 ALL = ("saliency", "mask", "segments")

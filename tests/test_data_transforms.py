@@ -11,7 +11,7 @@ from data_worlds import Settings, photo
 from PIL import Image
 
 from wsss_fast.data.transforms import Augment, generator, jitter, new_size, turned_hue
-from wsss_fast.label.read import ImageError
+from wsss_fast.files.images import ImageError
 
 STILL = Settings(resize="none", sizes=(1, 1), crop=40, flip=False, jitter=(0, 0, 0, 0))
 

@@ -12,7 +12,7 @@ from PIL import Image
 from wsss_fast import cli, evaluate
 from wsss_fast.curve_picture import curve_png
 from wsss_fast.evaluate import THRESHOLDS, Confusion, Curve
-from wsss_fast.label.write import mask_png
+from wsss_fast.files.png import mask_png
 
 
 def iou_by_sets(pairs: list, values: int) -> list[float]:

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from wsss_fast.export import files
 from wsss_fast.export.trt import build, timing
+from wsss_fast.files import whole
 
 
 class Config:
@@ -88,7 +88,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         synced.append(descriptor)
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(whole.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         timing.write(path, b"new")
     assert synced and used(Config(), path)[1] == [] and [entry.name for entry in tmp_path.iterdir()] == ["timing.cache"]

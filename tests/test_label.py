@@ -13,27 +13,18 @@ from PIL import Image
 
 import wsss_fast
 from wsss_fast.cli import main
+from wsss_fast.files.images import FileStamp, Picture
+from wsss_fast.files.png import PALETTE
 from wsss_fast.label import pipeline, plan, refine
 from wsss_fast.label.classes import imagenet_groups
 from wsss_fast.label.manifest import read_rows
 from wsss_fast.label.predict import Prediction, load_model, resolved
-from wsss_fast.label.read import FileStamp, Picture
 from wsss_fast.label.settings import LabelSettings, SettingsError
-from wsss_fast.label.write import PALETTE
 
 
 @pytest.fixture
 def folder(tmp_path):
     return five_pictures(tmp_path)
-
-
-@pytest.fixture
-def one_thread():
-    """Two OpenMP threads that wait for each other on a busy machine take five times as long as one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_demo_gives_the_classes_that_people_see(tmp_path, capsys, one_thread):

@@ -16,11 +16,11 @@ from PIL import Image
 
 import wsss_fast
 from wsss_fast import methods
+from wsss_fast.files.folder import OutputStoppedError
 from wsss_fast.label import refine
 from wsss_fast.label.device import CPU, Device
 from wsss_fast.label.graphs import Graphs
 from wsss_fast.label.predict import Prediction
-from wsss_fast.label.write import OutputStoppedError
 
 
 class StandIn:

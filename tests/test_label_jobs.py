@@ -17,14 +17,13 @@ from label_standins import BrightEngine, five_pictures, label, picture, tree
 from PIL import Image
 
 import wsss_fast
+from wsss_fast.files.folder import OutputStoppedError
+from wsss_fast.files.images import ImageError, Limits, Location
 from wsss_fast.label import decode
 from wsss_fast.label.decode import Decoders
 from wsss_fast.label.lock import LockedError
 from wsss_fast.label.manifest import ManifestError, read_rows
-from wsss_fast.label.plan import Location
-from wsss_fast.label.read import ImageError, Limits
 from wsss_fast.label.verify import verify
-from wsss_fast.label.write import OutputStoppedError
 
 LIMITS = Limits(80_000_000, 1 << 30, max_side=1024)
 
@@ -64,8 +63,9 @@ def test_processes_read_what_the_caller_reads(folder):
 FAULTY = """
 import json, os, signal, sys, time
 sys.path[:] = json.loads(sys.argv[1])
-from wsss_fast.label import decode, read
-real = read.read_image
+from wsss_fast.files import images
+from wsss_fast.label import decode
+real = images.read_image
 def faulty(location, **limits):
     name = os.path.basename(location.path)
     if name.startswith("crash"):

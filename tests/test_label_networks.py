@@ -14,10 +14,10 @@ from PIL import Image
 import wsss_fast
 from wsss_fast import methods, ops
 from wsss_fast.export import write_onnx
+from wsss_fast.files.images import FileStamp, Picture
 from wsss_fast.label import refine, walk
 from wsss_fast.label.manifest import ManifestError, read_header, read_rows
 from wsss_fast.label.predict import Prediction, load_model, resolved
-from wsss_fast.label.read import FileStamp, Picture
 from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.methods import affinitynet, irn
 from wsss_fast.nets import weights

@@ -13,12 +13,11 @@ from test_label_jobs import twenty
 
 import wsss_fast
 from wsss_fast.cli import main
+from wsss_fast.files.folder import OutputStoppedError
+from wsss_fast.files.images import FileStamp, Location
 from wsss_fast.label import ray_cluster, ray_worker
 from wsss_fast.label.manifest import read_rows
-from wsss_fast.label.plan import Location
-from wsss_fast.label.read import FileStamp
 from wsss_fast.label.settings import LabelSettings, SettingsError
-from wsss_fast.label.write import OutputStoppedError
 
 
 @pytest.fixture
@@ -219,7 +218,7 @@ def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     images = str(five_pictures(tmp_path))
     assert main(["label", images, "--out", str(tmp_path / "out"), "--ray", "auto"]) == 1
-    assert 'needs the package ray. Hint: pip install "wsss_fast[ray]", on every machine' in capsys.readouterr().err
+    assert 'ray is not installed. Hint: pip install "wsss_fast[ray]", on every machine' in capsys.readouterr().err
 
 
 def test_one_worker_a_gpu_else_one_a_machine():

@@ -10,9 +10,9 @@ import pytest
 from label_standins import BrightEngine, five_pictures, label, picture, tree
 from PIL import Image
 
+from wsss_fast.files.folder import OutputStoppedError
 from wsss_fast.label.lock import LockedError
 from wsss_fast.label.manifest import ManifestError, read_rows
-from wsss_fast.label.write import OutputStoppedError
 
 
 @pytest.fixture

@@ -250,7 +250,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from recipe_runs import go
-from wsss_fast.label import write
+from wsss_fast.files import folder
 
 replaced, real = [], os.replace
 
@@ -261,7 +261,7 @@ def deadly(source, target, **options):
             os.kill(os.getpid(), signal.SIGKILL)
     return real(source, target, **options)
 
-write.os.replace = deadly
+folder.os.replace = deadly
 go(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 

@@ -17,13 +17,13 @@ from PIL import Image
 
 from wsss_fast.cli import exit_codes, main
 from wsss_fast.cli import label as label_command
+from wsss_fast.files.folder import OutputFolder, OutputRefusedError, OutputStoppedError
 from wsss_fast.label.plan import PlanError
 from wsss_fast.label.predict import Defaults, Prediction
 from wsss_fast.label.report import page
 from wsss_fast.label.report.survey import take_survey
 from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.label.sources import make_plan
-from wsss_fast.label.write import OutputFolder, OutputRefusedError, OutputStoppedError
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>.png",

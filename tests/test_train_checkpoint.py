@@ -14,8 +14,8 @@ import pytest
 import torch
 from training import RandomFeed, fit, losses, narrow, same_weights
 
-from wsss_fast.label import write
-from wsss_fast.label.write import OutputFolder, OutputStoppedError
+from wsss_fast.files import folder as files_folder
+from wsss_fast.files.folder import OutputFolder, OutputRefusedError, OutputStoppedError
 from wsss_fast.train import checkpoint
 from wsss_fast.train.optimiser import make_optimiser
 
@@ -83,10 +83,10 @@ def test_a_disk_that_is_full_at_any_write_leaves_the_old_checkpoint(tmp_path, st
 
         with monkeypatch.context() as patch:
             for name in real:
-                patch.setattr(write.os, name, lambda *a, _name=name, **o: counted(_name, *a, **o))
+                patch.setattr(files_folder.os, name, lambda *a, _name=name, **o: counted(_name, *a, **o))
             try:
                 save(tmp_path, state, 2)
-            except (OutputStoppedError, write.OutputRefusedError) as error:
+            except (OutputStoppedError, OutputRefusedError) as error:
                 assert "No space left" in str(error)
             else:
                 break
@@ -101,7 +101,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from training import fit, narrow
-from wsss_fast.label import write
+from wsss_fast.files import folder as files_folder
 from wsss_fast.train import checkpoint
 
 folder, call = Path(sys.argv[1]), sys.argv[2]
@@ -117,7 +117,7 @@ def deadly(*arguments, **options):
     return real(*arguments, **options)
 
 on = True
-setattr(write.os, call, deadly)
+setattr(files_folder.os, call, deadly)
 fit(folder, narrow(), checkpoint_every="2 steps")
 """
 

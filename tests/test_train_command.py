@@ -225,7 +225,7 @@ def test_a_folder_of_other_files_is_not_written_to(wsss, tmp_path):
 
 
 def test_two_jobs_do_not_share_a_folder(wsss, tmp_path):
-    from wsss_fast.label.write import OutputFolder
+    from wsss_fast.files.folder import OutputFolder
 
     other = OutputFolder(tmp_path / "run")
     assert other.lock()

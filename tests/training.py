@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from wsss_fast import methods
-from wsss_fast.label.write import OutputFolder
+from wsss_fast.files.folder import OutputFolder
 from wsss_fast.train import loop
 from wsss_fast.train.processes import Processes
 from wsss_fast.train.settings import RunSettings

@@ -1,14 +1,20 @@
-"""What every settings dataclass uses: fields with a line of help, and checks that say what was expected."""
+"""What every settings dataclass uses: fields with a line of help, checks that say what was expected, and what has changed."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
+
+# words that several commands take
+DATASETS = ("voc", "coco")  # whose published schedules
+PUBLISHED = (None, "paper", "code")
+UNREADABLE = ("stop", "skip")
 
 
 class SettingsError(ValueError):
@@ -65,3 +71,21 @@ def choice(owner: str, name: str, value: Any, allowed: Iterable[str]) -> None:
     if value not in allowed:
         close = difflib.get_close_matches(str(value), allowed, 1)
         fail(owner, name, "be one of " + ", ".join(allowed), value, f"did you mean '{close[0]}'?" if close else "")
+
+
+def plain(values: Any) -> Any:
+    """As JSON gives it back: lists for tuples."""
+    return json.loads(json.dumps(values))
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """A line for each setting that is not what it was; ``name``: what they are part of."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        within = f"{name}." if name else ""
+        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{within}{key}")]
+    if old == new:
+        return []
+    if isinstance(old, list) and isinstance(new, list) and len(old) + len(new) > 40:
+        return [f"{name}: {len(old)} entries before, {len(new)} now, not the same"]
+    return [f"{name}: {json.dumps(old)} before, {json.dumps(new)} now"]

@@ -22,19 +22,19 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
+from wsss_fast.label.classes import IGNORE, IGNORE_16
 
 THRESHOLDS = (np.arange(100) / 100).astype(np.float32)
 BACKGROUND_NAME = "background"
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
-IGNORE_16 = 65535
 _SHOWN = 5
 _READ_AHEAD = 32
 
 
 def ignore_value(values: int) -> int:
     """255 marks ignored pixels; 65535 does where 255 is a class, which takes masks of 16 bits."""
-    return 255 if values <= 255 else IGNORE_16
+    return IGNORE if values <= IGNORE else IGNORE_16
 
 
 class _Counts:
@@ -299,7 +299,7 @@ def read_maps(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def read_ids(path: str | Path) -> list[str]:
     """The images of a list file, one a line: an id, or as in VOC's lists with paths, "/JPEGImages/ID.jpg /..."."""
     from wsss_fast.data.dataset import read_list
-    from wsss_fast.label.plan import EXTENSIONS
+    from wsss_fast.files.images import EXTENSIONS
 
     ids = []
     for row in read_list(Path(path)):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from affinity_cases import AFFINITY, BOTH, EDGE, Case, pairs
-from helpers import LAYOUTS, Implementation, relative_error, threads
+from helpers import LAYOUTS, Implementation, relative_error, threads, types_of
 from torch import Tensor
 
 from wsss_fast import ops
@@ -38,10 +38,6 @@ LARGE_SHAPES = [(1, 40, 21, 67, 5), (2, 33, 17, 40, 7), (1, 2, 18, 66, 13)]
 
 # float32 was seen at 3e-7; 16-bit types are bounded by their own rounding of the result
 BOUND = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-
-
-def types_of(impl: Implementation) -> list[torch.dtype]:
-    return [t for t in BOUND if t != torch.float64 or impl.has_float64]
 
 
 @pytest.fixture(params=BOTH, ids=lambda case: case.name)
@@ -120,7 +116,7 @@ def expected_of(case: Case, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Ten
 def test_forward_and_gradients(case: Case, impl: Implementation, shape) -> None:
     *size, radius = shape
     grad, expected, expected_gradient = expected_of(case, shape)
-    for dtype in types_of(impl):
+    for dtype in types_of(impl, BOUND):
         x = case.input(size, dtype, impl.device)
         out, gradient = case.run(x, radius, grad.to(x), impl.name)
         assert out.dtype == gradient.dtype == dtype and out.is_contiguous() and out.device == x.device

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 OURS = "ours"
+MARK = "@@wsss "  # before what a measuring process has to tell
 
 Size = tuple[int, ...]
 Function = Callable[..., Tensor]

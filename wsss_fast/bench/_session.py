@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from wsss_fast.bench import _machine
-from wsss_fast.bench._definition import OURS, Case, Operation
+from wsss_fast import _machine
+from wsss_fast.bench._definition import MARK, OURS, Case, Operation
 
-MALLOC = ("default", "tuned")
 # Large blocks come from the heap and stay there, so that a buffer of many megabytes is not fetched anew at every call.
 TUNED = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=67108864"
-_MARK = "@@wsss "
 
 Report = Callable[[str], None]
 
@@ -227,9 +225,9 @@ def _work(request: dict[str, Any], malloc: str, settings: Settings, report: Repo
             child.stdin.write(json.dumps(request))
             child.stdin.close()
             for line in child.stdout:
-                if not line.startswith(_MARK):
+                if not line.startswith(MARK):
                     continue  # what a library prints
-                message = json.loads(line.removeprefix(_MARK))
+                message = json.loads(line.removeprefix(MARK))
                 if "doing" in message:
                     report(message["doing"])
                 else:

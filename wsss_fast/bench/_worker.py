@@ -20,12 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsss_fast import bench
-from wsss_fast.bench import _machine, _memory, _timing
-from wsss_fast.bench._definition import Case, Operation
+from wsss_fast import _machine, bench
+from wsss_fast.bench import _memory, _timing
+from wsss_fast.bench._definition import MARK, Case, Operation
 from wsss_fast.bench._timing import Call
-
-MARK = "@@wsss "
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from wsss_fast.cli import exit_codes
+from wsss_fast.files.folder import OutputStoppedError
 
 # command → one line of help. Its module is wsss_fast.cli.COMMAND with `run(argv, prog) -> int`.
 COMMANDS = {
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output left. Python would complain again when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.ERROR
+    except OutputStoppedError as error:
+        return _say(f"stopped: {error}", exit_codes.STOPPED)
     except Exception as error:
         if debug:
             raise
@@ -97,7 +100,7 @@ def _help() -> str:
         "  --version   the installed version",
         "  --debug     show the traceback of an error (also WSSS_DEBUG=1)",
         "",
-        "exit status: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes.MEANINGS.items()),
+        exit_codes.sentence(),
     ]
     return "\n".join(lines) + "\n"
 
@@ -105,7 +108,7 @@ def _help() -> str:
 def _unknown(command: str) -> int:
     import difflib
 
-    from wsss_fast.label.names import printable
+    from wsss_fast.files.names import printable
 
     kind = "option" if command.startswith("-") else "command"
     close = difflib.get_close_matches(command, [*COMMANDS, "--help", "--version", _DEBUG], 1)

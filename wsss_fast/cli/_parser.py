@@ -14,7 +14,7 @@ from typing import Any
 
 import jsonargparse
 
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 
 class UsageError(Exception):
@@ -67,6 +67,11 @@ def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> jsonargpa
         return parser.parse_args(list(argv))
     except (argparse.ArgumentError, argparse.ArgumentTypeError, ValueError) as error:
         raise UsageError(_explain(parser, str(error))) from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Of an option that takes `A,B,…`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def usage_failure(prog: str, message: str) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 from wsss_fast.cli import exit_codes
 from wsss_fast.cli._progress import ProgressLine
 
+GO_ON = "the same command goes on where this one stopped"
+
 
 class Stop:
     """The first SIGINT or SIGTERM lets the running step end and its state be written; SIGINT again ends at once.

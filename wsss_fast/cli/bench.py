@@ -68,25 +68,21 @@ def _check(given: Any) -> dict[str, tuple[Any, ...]]:
         value = getattr(given, option)
         if value is not None and not value >= least:
             raise _parser.UsageError(f"--{option}: expected {least} or more, got {value}")
-    malloc = _names(given.malloc) or (("default", "tuned") if given.conditions else ("default",))
+    malloc = _parser.names(given.malloc) or (("default", "tuned") if given.conditions else ("default",))
     for name in malloc:
         if name not in ("default", "tuned"):
             raise _parser.UsageError(f"--malloc: expected default or tuned, got '{name}'")
     try:
-        sizes = tuple(tuple(int(part) for part in text.split("x")) for text in _names(given.sizes))
+        sizes = tuple(tuple(int(part) for part in text.split("x")) for text in _parser.names(given.sizes))
     except ValueError:
         raise _parser.UsageError(f"--sizes: expected numbers joined by x, got '{given.sizes}'") from None
     return {
         "sizes": sizes,
-        "dtypes": _names(given.dtype),
-        "modes": _names(given.modes),
-        "contestants": _names(given.impl),
+        "dtypes": _parser.names(given.dtype),
+        "modes": _parser.names(given.modes),
+        "contestants": _parser.names(given.impl),
         "malloc": malloc,
     }
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _measure(given: Any, options: dict[str, tuple[Any, ...]]) -> int:

@@ -37,12 +37,12 @@ def run(argv: Sequence[str]) -> int:
     description = checkpoint.convert(
         given.file,
         given.out,
-        classes=_list(given.classes),
+        classes=_parser.names(given.classes),
         method=given.method,
         num_classes=given.num_classes,
         backbone=given.backbone,
         published=given.published,
-        absent=_list(given.absent),
+        absent=_parser.names(given.absent),
     )
     if given.json:
         sys.stdout.write(json.dumps({"out": given.out, **description}) + "\n")
@@ -50,7 +50,3 @@ def run(argv: Sequence[str]) -> int:
         of = f"{description['method']} on {description['backbone']}, {description['num_classes']} classes"
         sys.stdout.write(f"{given.out}: {of}\n")
     return exit_codes.DONE
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -8,9 +8,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsss_fast.cli import _openmp, _parser, exit_codes
+from wsss_fast import _openmp
+from wsss_fast.cli import _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 PROG = "wsss demo"
 _EPILOG = "`wsss demo scenes --out DIR` writes a synthetic dataset with its truth instead; `wsss demo scenes --help` explains it."
@@ -33,25 +34,20 @@ def _photos(argv: Sequence[str]) -> int:
     _openmp.wait_without_spinning()
     from wsss_fast.label import pipeline
     from wsss_fast.label.demo import write_photos
-    from wsss_fast.label.write import OutputStoppedError
 
     started = time.monotonic()
     out = Path(given.out)
     images, masks = out / "images", out / "masks"
-    try:
-        photos = write_photos(images)
-        with ProgressLine("labelling", hidden=given.json) as progress:
-            summary = pipeline.label(
-                photos,
-                out=masks,
-                overlay=True,
-                report=True,
-                restart=True,
-                progress=lambda now, _: progress.update(now.labelled + now.failed, now.total),
-            )
-    except OutputStoppedError as error:
-        sys.stderr.write(f"{PROG}: stopped: {error}\n")
-        return exit_codes.STOPPED
+    photos = write_photos(images)
+    with ProgressLine("labelling", hidden=given.json) as progress:
+        summary = pipeline.label(
+            photos,
+            out=masks,
+            overlay=True,
+            report=True,
+            restart=True,
+            progress=lambda now, _: progress.update(now.labelled + now.failed, now.total),
+        )
     seconds = time.monotonic() - started
     rows = list(summary.rows().values())
     if given.json:

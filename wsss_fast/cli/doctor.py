@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from wsss_fast.cli import _parser, exit_codes
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 PROG = "wsss doctor"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wsss_fast.cli import _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 if TYPE_CHECKING:
     from wsss_fast.evaluate import Result
@@ -67,10 +67,10 @@ def run(argv: Sequence[str]) -> int:
 def _write_curve(path: Path, result: Result, split: str) -> None:
     from wsss_fast.curve_picture import curve_png
     from wsss_fast.evaluate import THRESHOLDS
-    from wsss_fast.label.write import OutputFolder
+    from wsss_fast.files.folder import OutputFolder
 
     assert result.curve is not None
-    folder = OutputFolder(path.parent)
+    folder = OutputFolder(path.parent, "eval")
     try:
         folder.write(path.name, curve_png(THRESHOLDS, result.curve, f"{printable(split)}, {result.images} images"))
     finally:

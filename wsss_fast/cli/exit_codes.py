@@ -13,7 +13,12 @@ MEANINGS = {
     ERROR: "error",
     USAGE: "wrong usage",
     SOME_FAILED: "done, but some images failed",
-    STOPPED: "stopped, can be resumed (disk, device, --max-failures)",
+    STOPPED: "stopped, can be resumed (disk, device, too many failures)",
     INTERRUPTED: "interrupted (Ctrl-C)",
     TERMINATED: "terminated",
 }
+
+
+def sentence(*codes: int) -> str:
+    """The statuses that a command can have, for its help."""
+    return "Exit status: " + "; ".join(f"{code} {MEANINGS[code]}" for code in codes or MEANINGS) + "."

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from wsss_fast.cli import _openmp, _parser, exit_codes
+from wsss_fast import _openmp
+from wsss_fast.cli import _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
 from wsss_fast.export.settings import ExportSettings
 

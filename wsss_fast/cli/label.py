@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.cli import _openmp, _parser, exit_codes
+from wsss_fast import _openmp
+from wsss_fast._settings import SettingsError
+from wsss_fast.cli import _parser, _running, exit_codes
 from wsss_fast.cli._progress import ProgressLine
-from wsss_fast.label.names import printable
-from wsss_fast.label.settings import LabelSettings, SettingsError
+from wsss_fast.files.names import printable
+from wsss_fast.label.settings import LabelSettings
 
 PROG = "wsss label"
 _EPILOG = (
     "Masks: 8-bit palette PNG, value 0 background, class number of the model + 1 for a class, 255 ignore. "
     "OUT/manifest.jsonl records every image. Run the same command again to resume an interrupted job or to retry. "
-    "Exit status: 0 done, 3 done but some images failed, 4 and 5 (--max-failures) stopped and can be resumed."
+    + exit_codes.sentence()
 )
 
 
@@ -94,7 +96,6 @@ def label_folder(
 ) -> int:
     _openmp.wait_without_spinning()
     from wsss_fast.label import pipeline
-    from wsss_fast.label.write import OutputStoppedError
 
     started = time.monotonic()
     picturing = False
@@ -118,11 +119,8 @@ def label_folder(
         except SettingsError as error:
             return _parser.usage_failure(PROG, str(error))
         except KeyboardInterrupt:
-            sys.stderr.write(f"{PROG}: the same command goes on where this one stopped\n")
+            sys.stderr.write(f"{PROG}: {_running.GO_ON}\n")
             raise
-        except OutputStoppedError as error:
-            sys.stderr.write(f"{PROG}: stopped: {error}\n")
-            return exit_codes.STOPPED
     seconds = time.monotonic() - started
     if as_json:
         sys.stdout.write(json.dumps(_for_machines(summary, seconds)) + "\n")
@@ -138,7 +136,7 @@ def label_folder(
 
 
 def _report_failure(error: Exception) -> int:
-    from wsss_fast.label.write import OutputStoppedError
+    from wsss_fast.files.folder import OutputStoppedError
 
     sys.stderr.write(f"{PROG}: the masks are complete, the report is not: {printable(str(error) or type(error).__name__)}\n")
     return exit_codes.STOPPED if isinstance(error, OutputStoppedError) else exit_codes.ERROR

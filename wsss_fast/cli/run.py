@@ -8,20 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wsss_fast import _openmp
 from wsss_fast._settings import SettingsError
-from wsss_fast.cli import _openmp, _parser, exit_codes
+from wsss_fast.cli import _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
-from wsss_fast.cli._running import Log, Stop
-from wsss_fast.label.names import printable
+from wsss_fast.cli._running import GO_ON, Log, Stop
+from wsss_fast.files.names import printable
 
 PROG = "wsss run"
 _EPILOG = (
     "OUT gets a folder a stage and report.md. The same command goes on where an earlier one stopped; what was made with other "
     "inputs or settings is refused. --data scenes runs the recipe small on a synthetic data set. `wsss run --list` shows the "
-    "recipes; docs/run.md tells how to write one. Exit status: 0 done, 1 error, 2 wrong usage, 4 stopped by a full disk, 130 and "
-    "143 stopped by a signal."
+    "recipes; docs/run.md tells how to write one. " + exit_codes.sentence(0, 1, 2, 4, 130, 143)
 )
-_GO_ON = "the same command goes on where this one stopped"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -37,30 +36,25 @@ def run(argv: Sequence[str]) -> int:
     except (_parser.UsageError, SettingsError) as error:
         return _parser.usage_failure(PROG, str(error))
     _openmp.wait_without_spinning()
-    from wsss_fast.label.write import OutputStoppedError
     from wsss_fast.recipes.run import Options, Told
     from wsss_fast.recipes.run import run as run_recipe
 
     quiet = given.quiet or given.json
     with ProgressLine("looking", quiet) as progress, Log(progress, quiet), Stop() as stop:
         told = Told(_Progress(progress), lambda row: None if quiet else _say_stage(progress, row), stop)
-        try:
-            result = run_recipe(
-                recipe,
-                given.data,
-                given.out,
-                init=init,
-                labels=given.labels,
-                saliency=given.saliency,
-                options=Options(given.seed, given.precision, given.device, given.workers),
-                only=_names(given.only),
-                start_from=given.start_from,
-                dry_run=given.dry_run,
-                told=told,
-            )
-        except OutputStoppedError as error:
-            sys.stderr.write(f"{PROG}: stopped: {error}\n")
-            return exit_codes.STOPPED
+        result = run_recipe(
+            recipe,
+            given.data,
+            given.out,
+            init=init,
+            labels=given.labels,
+            saliency=given.saliency,
+            options=Options(given.seed, given.precision, given.device, given.workers),
+            only=[name for item in given.only for name in _parser.names(item)],
+            start_from=given.start_from,
+            dry_run=given.dry_run,
+            told=told,
+        )
     _say(result, given)
     return exit_codes.DONE if result.stopped is None else stop.status
 
@@ -98,10 +92,6 @@ def _require(given: Any) -> None:
     missing = [name for name, value in (("NAME", given.recipe), ("--data", given.data), ("--out", given.out)) if value is None]
     if missing:
         raise _parser.UsageError("required: " + ", ".join(missing))
-
-
-def _names(given: Sequence[str]) -> list[str]:
-    return [name for item in given for name in item.split(",") if name]
 
 
 def _init(given: Sequence[str]) -> dict[str, str] | str | None:
@@ -171,7 +161,7 @@ def _say(result: Any, given: Any) -> None:
         return
     place = printable(str(Path(given.out)))
     if result.stopped is not None:
-        sys.stderr.write(f"{PROG}: stopped in stage {result.stopped}: {_GO_ON}\n")
+        sys.stderr.write(f"{PROG}: stopped in stage {result.stopped}: {GO_ON}\n")
     elif given.dry_run:
         done = {row.stage for row in result.rows}
         for stage in result.recipe.stages:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from wsss_fast import _openmp
 from wsss_fast._settings import SettingsError
-from wsss_fast.cli import _openmp, _parser, exit_codes
+from wsss_fast.cli import _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
 from wsss_fast.data.saliency_settings import CLASSICAL, SaliencySettings
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 PROG = "wsss saliency"
 _EPILOG = (
@@ -40,7 +41,6 @@ def run(argv: Sequence[str]) -> int:
         return _parser.usage_failure(PROG, str(error))
     _openmp.wait_without_spinning()
     from wsss_fast.data.saliency import make_maps
-    from wsss_fast.label.write import OutputStoppedError
 
     started = time.monotonic()
     with ProgressLine("saliency maps", hidden=given.quiet or given.json) as progress:
@@ -50,11 +50,7 @@ def run(argv: Sequence[str]) -> int:
             if reason:
                 progress.complain(f"{printable(image)}: {reason}")
 
-        try:
-            summary = make_maps(given.images, given.out, given.model, settings, report)
-        except OutputStoppedError as error:
-            sys.stderr.write(f"{PROG}: stopped: {str(error).removeprefix('label: ')}\n")
-            return exit_codes.STOPPED
+        summary = make_maps(given.images, given.out, given.model, settings, report)
     seconds = time.monotonic() - started
     if given.json:
         counts = {"total": summary.total, "made": summary.made, "there": summary.there, "failures": summary.failures}

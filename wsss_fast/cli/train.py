@@ -14,11 +14,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from wsss_fast import _openmp
 from wsss_fast._settings import SettingsError
-from wsss_fast.cli import _openmp, _parser, exit_codes
+from wsss_fast.cli import _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
-from wsss_fast.cli._running import Log, Stop
-from wsss_fast.label.names import printable
+from wsss_fast.cli._running import GO_ON, Log, Stop
+from wsss_fast.files.names import printable
 
 PROG = "wsss train"
 METHODS = {
@@ -40,10 +41,8 @@ methods:
 _EPILOG = (
     "RUN gets model.safetensors (for `wsss label --model`), checkpoint.safetensors, losses.jsonl, settings.yaml, run.json, "
     "pictures and tensorboard. The same command goes on where an earlier one stopped. Several GPUs: torchrun --nproc-per-node N "
-    f"--no-python {PROG} METHOD ... Exit status: 0 done, 3 done but some images could not be read, 1 error, 2 wrong usage, 4 "
-    "stopped by a full disk, 130 and 143 stopped by a signal."
+    f"--no-python {PROG} METHOD ... " + exit_codes.sentence()
 )
-_GO_ON = "the same command goes on where this one stopped"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -82,9 +81,6 @@ def run(argv: Sequence[str]) -> int:
             )
         except SettingsError as error:
             return _parser.usage_failure(prog, str(error))
-        except train.OutputStoppedError as error:
-            sys.stderr.write(f"{prog}: stopped: {error}\n")
-            return exit_codes.STOPPED
     if speaks:
         _say(finished, plan, Path(given.out), time.monotonic() - started, given)
     if stop.signal is not None and finished.outcome is not None and finished.outcome.stopped:
@@ -180,7 +176,7 @@ def _say(finished: Any, plan: Any, out: Path, seconds: float, given: Any) -> Non
         return
     place = printable(str(out))
     if outcome.stopped:
-        sys.stderr.write(f"stopped after step {outcome.step} of {outcome.steps}, which {place} keeps: {_GO_ON}\n")
+        sys.stderr.write(f"stopped after step {outcome.step} of {outcome.steps}, which {place} keeps: {GO_ON}\n")
     elif outcome.started == outcome.step:
         sys.stdout.write(f"{outcome.step} steps were done already: {place}/model.safetensors\n")
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 SHOWN = 5
 

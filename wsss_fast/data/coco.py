@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from wsss_fast._extras import require
 from wsss_fast.data._problems import DataError, refuse, shown
 from wsss_fast.data._text import read_json
 from wsss_fast.data.dataset import MAX_PIXELS, Asked, Found, read_list, safe_name, table_given
@@ -72,11 +73,12 @@ def write_masks(instances: str | Path, out: str | Path) -> int:
 
     Where objects overlap the smaller one stays in front; crowds count as their class. Needs pycocotools (extra `train`).
     """
-    from wsss_fast.label.write import OutputFolder, mask_png
+    from wsss_fast.files.folder import OutputFolder
+    from wsss_fast.files.png import mask_png
 
     whole = read_json(Path(instances))
     table = from_coco(whole, None, shown(instances))
-    folder = OutputFolder(Path(out))
+    folder = OutputFolder(Path(out), "data")
     try:
         for name, mask in _drawn(whole, table.classes):
             folder.write(f"{bare(safe_name(name, Path(instances)))}.png", mask_png(mask))
@@ -90,10 +92,7 @@ def write_masks(instances: str | Path, out: str | Path) -> int:
 
 
 def _drawn(whole: dict, classes: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    try:
-        from pycocotools import mask as rle
-    except ImportError:
-        raise ModuleNotFoundError('data: COCO masks need pycocotools. Hint: pip install "wsss_fast[train]"') from None
+    rle = require("pycocotools.mask", "data")
     order = {entry["id"]: classes.index(entry["name"]) + 1 for entry in whole["categories"]}
     of_image: dict[int, list[dict]] = {entry["id"]: [] for entry in whole["images"]}
     for entry in whole["annotations"]:

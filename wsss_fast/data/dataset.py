@@ -14,7 +14,7 @@ import numpy as np
 from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown, some
 from wsss_fast.data._text import read_json, read_text
 from wsss_fast.data.labels import ImageLabels, checked_classes, image_name, read_classes
-from wsss_fast.label.read import ImageError, read_indices
+from wsss_fast.files.images import ImageError, read_indices
 
 KINDS = ("voc", "coco", "folders", "images")
 EMPTY = ("stop", "drop", "keep")

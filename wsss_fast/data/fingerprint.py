@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.files.whole import file_sha256
 
 _THREADS = 8
-_BLOCK = 1 << 20
 _END = 1 << 13
 
 
@@ -45,11 +45,3 @@ def _ends(path: Path) -> list[Any] | None:
         file.seek(max(0, size - _END))
         digest.update(file.read(_END))
     return [size, digest.hexdigest()]
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

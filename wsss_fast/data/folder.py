@@ -8,7 +8,8 @@ from wsss_fast.data._problems import DataError, refuse, shown
 from wsss_fast.data.dataset import Asked, Found, read_list, table_given
 from wsss_fast.data.labels import ImageLabels, from_rows, read_labels
 from wsss_fast.data.voc import list_file
-from wsss_fast.label.plan import PlanError, natural_key
+from wsss_fast.files.names import natural_key
+from wsss_fast.label.plan import PlanError
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.sources import make_plan
 

@@ -16,7 +16,8 @@ import numpy as np
 from wsss_fast.data import npy_labels
 from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown
 from wsss_fast.data._text import read_json, read_text, read_xml
-from wsss_fast.label.plan import EXTENSIONS, natural_key
+from wsss_fast.files.images import EXTENSIONS
+from wsss_fast.files.names import natural_key
 
 KINDS = ("npy", "xml", "coco", "folders", "csv", "json", "list")
 DIFFICULT = ("keep", "drop")

@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from wsss_fast import ops
+from wsss_fast._settings import UNREADABLE
 from wsss_fast.data import transforms
 from wsss_fast.data._problems import DataError, refuse, shown
 from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS, NO_AFFINITY, NO_SALIENCY, Dataset
-from wsss_fast.label.read import ImageError, read_grey, read_image, read_indices
+from wsss_fast.files.images import ImageError, read_grey, read_image, read_indices
 from wsss_fast.methods import pair_labels
 from wsss_fast.ops import _check
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from wsss_fast.methods._training import TrainSettings
 
 WANTS = ("saliency", "mask", "segments", "affinity")
-UNREADABLE = ("stop", "skip")
 MOST_SUBSTITUTES = 32
 
 log = logging.getLogger(__name__)

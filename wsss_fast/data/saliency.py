@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +12,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wsss_fast import _settings
+from wsss_fast import _machine, _settings
+from wsss_fast._extras import require
 from wsss_fast._version import __version__
 from wsss_fast.data._problems import DataError, hinted, shown
 from wsss_fast.data._text import read_json
 from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
 from wsss_fast.data.saliency_settings import CLASSICAL, SaliencySettings
+from wsss_fast.files.folder import OutputFolder, OutputRefusedError
+from wsss_fast.files.images import ImageError, read_image
+from wsss_fast.files.png import png
 from wsss_fast.label.plan import PlanError
-from wsss_fast.label.read import ImageError, read_image
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.sources import make_plan
-from wsss_fast.label.write import OutputFolder, OutputRefusedError
 
 PROVENANCE = "provenance.json"
 LARGEST_MODEL = 2**31 - 1  # what fits in one ONNX file
@@ -63,7 +63,7 @@ def make_maps(
     out = Path(out)
     try:
         plan = make_plan(images, out, LabelSettings())
-        folder = OutputFolder(out)
+        folder = OutputFolder(out, "saliency")
     except (PlanError, OutputRefusedError) as error:
         raise DataError(f"saliency: {str(error).removeprefix('label: ')}") from None
     try:
@@ -76,7 +76,8 @@ def make_maps(
                 if folder.size(image.output):
                     summary.there += 1
                 else:
-                    folder.write(image.output, _png(engine(read_image(plan.location(image), MAX_PIXELS, MAX_BYTES).pixels)))
+                    values = engine(read_image(plan.location(image), MAX_PIXELS, MAX_BYTES).pixels)
+                    folder.write(image.output, png(Image.fromarray(values)))
                     summary.made += 1
             except (ImageError, OutputRefusedError) as error:
                 reason = summary.failures[image.name] = str(error).removeprefix("label: ")
@@ -85,12 +86,6 @@ def make_maps(
     finally:
         folder.close()
     return summary
-
-
-def _png(values: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
 
 
 def _note_provenance(folder: OutputFolder, source: dict[str, Any]) -> None:
@@ -130,15 +125,10 @@ class OnnxNetwork:
     """An ONNX file with one image input [1, 3, H, W] and a map among its outputs."""
 
     def __init__(self, data: bytes, name: str, settings: SaliencySettings) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            hint = 'pip install "wsss_fast[export]", or use the classical method'
-            raise ModuleNotFoundError(f"saliency: ONNX files need onnxruntime, which is not installed. Hint: {hint}") from None
+        onnxruntime = require("onnxruntime", "saliency")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        if hasattr(os, "sched_getaffinity"):
-            options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = len(_machine.usable_cores())
         self.name, self.settings = shown(name), settings
         try:
             # From memory: a file from elsewhere may not name further files to be read.

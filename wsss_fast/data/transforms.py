@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from wsss_fast.label.read import ImageError
+from wsss_fast.data.dataset import IGNORE
+from wsss_fast.files.images import ImageError
 
 if TYPE_CHECKING:
     from wsss_fast.methods._training import TrainSettings
 
-IGNORE = 255
 MOST_PIXELS = 80_000_000  # of a resized image: a thin strip whose short side grows would fill the memory
 
 BICUBIC = Image.Resampling.BICUBIC

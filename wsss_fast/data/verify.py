@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss_fast._settings import UNREADABLE
 from wsss_fast.data._problems import DataError, doubles, hinted, shown, some
 from wsss_fast.data.dataset import IGNORE, MAX_BYTES, MAX_PIXELS, NO_SALIENCY, Dataset
-from wsss_fast.label.read import ImageError, read_indices, read_size
+from wsss_fast.files.images import ImageError, read_indices, read_size
 
 _THREADS = 8
 
@@ -58,7 +59,7 @@ def verify(
     Raises:
         DataError: with every problem found, the first five cases of each, and hints.
     """
-    if unreadable not in ("stop", "skip"):
+    if unreadable not in UNREADABLE:
         raise DataError(f"data: 'unreadable' must be stop or skip, got {unreadable!r}")
     report = Report(len(dataset))
     wants = set(wants)

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from wsss_fast.data._problems import DataError, doubles, refuse, shown
 from wsss_fast.data.dataset import Asked, Found, Row, read_list, table_given
 from wsss_fast.data.labels import ImageLabels, bare, from_rows, read_labels
-from wsss_fast.label.plan import EXTENSIONS, natural_key
+from wsss_fast.files.images import EXTENSIONS
+from wsss_fast.files.names import natural_key
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

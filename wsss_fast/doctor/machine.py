@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from wsss_fast._machine import usable_cores
 from wsss_fast.doctor import finding
 from wsss_fast.doctor.finding import MISSING, OK, WARN, Finding, gib
 
@@ -49,7 +50,7 @@ def cpu() -> Finding:
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     present = set(flags.group(1).split()) if flags else set()
     features = [name for name in _FEATURES if name in present]
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = len(usable_cores())
     name = model.group(1).strip() if model else platform.processor() or "unknown"
     detail = f"{name}, {usable} of {os.cpu_count()} cores usable, {' '.join(features) or 'no known vector extensions'}"
     return Finding("cpu", OK, detail, data={"model": name, "cores": os.cpu_count(), "usable": usable, "features": features})
@@ -134,7 +135,7 @@ def nvcc() -> Finding:
 
 def threads() -> Finding:
     """More threads than cores wait for each other; a container's share of time is not seen by the libraries."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = len(usable_cores())
     share = _processor_share()
     cores = max(1, min(usable, round(share))) if share else usable
     text = os.environ.get("OMP_NUM_THREADS", "")

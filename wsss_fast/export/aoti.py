@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from wsss_fast.export.engine import BaseEngine, EngineMeta
-from wsss_fast.export.files import file_sha256, whole_file
 from wsss_fast.export.onnx import ForwardCam, dynamic_shapes, example, exportable
+from wsss_fast.files.whole import file_sha256, whole_file
 
 META = "wsss_fast"
 DEVICE = "wsss_fast_device"

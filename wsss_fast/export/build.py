@@ -15,10 +15,10 @@ from torch import nn
 from wsss_fast.export import engine as engines
 from wsss_fast.export import foreign, source, triton
 from wsss_fast.export.engine import Engine, EngineMeta
-from wsss_fast.export.files import whole_file
 from wsss_fast.export.onnx import write_onnx
 from wsss_fast.export.settings import SUFFIXES, TENSORRT, ExportSettings
 from wsss_fast.export.verify import Picture, Report, generated, pictures, verify
+from wsss_fast.files.whole import whole_file
 
 Progress = Callable[[str], None]
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from wsss_fast import methods
 from wsss_fast._version import __version__
-from wsss_fast.label.write import PALETTE
+from wsss_fast.files.png import PALETTE
 from wsss_fast.methods._method import objects
 from wsss_fast.nets._common import Normalisation
 
@@ -121,6 +121,11 @@ def weights_sha256(model: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What ``forward_cam`` gives, of networks with one result and with several."""
+    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 @runtime_checkable

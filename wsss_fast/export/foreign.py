@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wsss_fast._extras import require
 from wsss_fast.export.engine import EngineMeta
-from wsss_fast.export.missing import require
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 DOMAINS = ("", "ai.onnx", "wsss")
 # operations that make a tensor as large as a constant says

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.export.files import file_sha256
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
+from wsss_fast.files.whole import file_sha256
 
 _LARGEST_RECORD = 1 << 24
 

@@ -21,7 +21,7 @@ from wsss_fast.export import foreign
 from wsss_fast.export.graph import inside, layer_of
 from wsss_fast.export.half import drop_unused_weights
 from wsss_fast.export.onnx import META
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 STEPS = 127  # from zero to the largest int8
 SAMPLE = 4096  # numbers of each activation and image from which its scale is found

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from wsss_fast import nets
+from wsss_fast._extras import require
 from wsss_fast._version import __version__
-from wsss_fast.export.engine import PRECISIONS, EngineMeta
-from wsss_fast.export.files import whole_file
-from wsss_fast.export.missing import require
+from wsss_fast.export.engine import PRECISIONS, EngineMeta, as_tuple
+from wsss_fast.files.whole import whole_file
 
 META = "wsss_fast"  # the entry of the file's metadata that holds the description
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}  # bfloat16 convolutions are standard from 22 on
@@ -40,8 +40,7 @@ class ForwardCam(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         outputs = self.model.forward_cam(image.to(self.type))
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return tuple(output.float() for output in outputs)
+        return tuple(output.float() for output in as_tuple(outputs))
 
 
 def exportable(model: nn.Module, precision: str) -> ForwardCam:

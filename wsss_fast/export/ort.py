@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsss_fast._extras import require
 from wsss_fast.export import foreign
 from wsss_fast.export.engine import BaseEngine
-from wsss_fast.export.files import file_sha256
-from wsss_fast.export.missing import require
+from wsss_fast.files.whole import file_sha256
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

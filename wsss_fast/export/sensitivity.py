@@ -15,7 +15,7 @@ from wsss_fast.export.engine import EngineMeta
 from wsss_fast.export.graph import started
 from wsss_fast.export.int8 import Scales, chosen_layers, quantised
 from wsss_fast.export.verify import Comparison, Picture, compare
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 from wsss_fast.methods._infer import resized
 
 PICTURES = 4  # each layer costs a run on each of them

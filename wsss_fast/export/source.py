@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from wsss_fast import methods
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 from wsss_fast.methods import checkpoint
 from wsss_fast.nets import weights
 

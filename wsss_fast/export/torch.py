@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_fast import nets
-from wsss_fast.export.engine import PRECISIONS, BaseEngine, EngineMeta
+from wsss_fast.export.engine import PRECISIONS, BaseEngine, EngineMeta, as_tuple
 
 
 class TorchEngine(BaseEngine):
@@ -26,8 +26,7 @@ class TorchEngine(BaseEngine):
     def _run(self, image: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode():
             outputs = self._model.forward_cam(image.to(self._type).contiguous(memory_format=self._layout))
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return tuple(output.float().contiguous() for output in outputs)
+        return tuple(output.float().contiguous() for output in as_tuple(outputs))
 
 
 def from_network(

@@ -19,7 +19,7 @@ from wsss_fast.export import foreign
 from wsss_fast.export.engine import EngineMeta
 from wsss_fast.export.onnx import META
 from wsss_fast.export.settings import ExportSettings
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 _MARK = "# Written by wsss export, which replaces it. README.md says how to serve it.\n"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from wsss_fast import ops
 from wsss_fast.evaluate import Confusion
-from wsss_fast.export.engine import BaseEngine, Engine, EngineMeta
-from wsss_fast.label.names import printable
+from wsss_fast.export.engine import BaseEngine, Engine, EngineMeta, as_tuple
+from wsss_fast.files.names import printable
 from wsss_fast.methods._infer import resized, resized_to
 
 # the share of pixels that must get the same label, on images
@@ -52,7 +52,7 @@ class Eager(BaseEngine):
         cudnn = torch.backends.cudnn
         with torch.inference_mode(), cudnn.flags(enabled=cudnn.enabled, allow_tf32=self._tf32 and cudnn.allow_tf32):
             outputs = self._model.forward_cam(image)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
+        return as_tuple(outputs)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def verify(
 def _compare(name: str, pixels: Tensor, eager: Engine, engine: Engine) -> tuple[Comparison, list[Tensor]]:
     image = eager.normalise(pixels)
     # the reference may be on the CPU where the engine is on a GPU
-    wanted, got = ([out.to(pixels.device) for out in _tuple(one.forward_cam(image.to(one.device)))] for one in (eager, engine))
+    wanted, got = ([out.to(pixels.device) for out in as_tuple(one.forward_cam(image.to(one.device)))] for one in (eager, engine))
     return compare(name, tuple(pixels.shape[2:]), wanted, got, engine.meta), [wanted[0], got[0]]
 
 
@@ -271,10 +271,6 @@ def scores(output: Tensor, meta: EngineMeta, size: tuple[int, int], present: Ten
     return torch.stack([torch.full_like(output, 0.5), output], dim=1)
 
 
-def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
 def _taken(pixels: Tensor, engine: Engine) -> Tensor:
     """The picture at the nearest size that the engine takes; all but TensorRT's take any."""
     profile = getattr(engine, "profile", None)
@@ -301,7 +297,7 @@ def image_files(folder: str | Path) -> list[Path]:
 def pictures(folder: str | Path, masks: str | Path | None = None, limit: int = 20) -> list[Picture]:
     """The first `limit` images of a folder, or one image; the longer side at most 448. Masks are PNG files of the same stems: 0
     background, a class's number + 1, 255 ignored."""
-    from wsss_fast.label.read import ImageError, read_image
+    from wsss_fast.files.images import ImageError, read_image
 
     paths = image_files(folder)
     if not paths:

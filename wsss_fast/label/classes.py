@@ -11,6 +11,7 @@ import yaml
 MAX_CLASSES = 254
 BACKGROUND = 0
 IGNORE = 255
+IGNORE_16 = 65535  # of masks with 16 bits
 
 
 @dataclass(frozen=True)

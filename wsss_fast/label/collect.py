@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from wsss_fast._extras import require
+from wsss_fast.files.folder import OutputFolder, Sink
+from wsss_fast.files.names import printable
+from wsss_fast.files.png import PALETTE, mask_png, png
 from wsss_fast.label.brush_rle import brush_rle
 from wsss_fast.label.classes import BACKGROUND, IGNORE
-from wsss_fast.label.names import printable
 from wsss_fast.label.plan import PlannedImage
-from wsss_fast.label.write import PALETTE, OutputFolder, Sink, mask_png, png
 
 logger = logging.getLogger("wsss_fast.label")
 
 PANOPTIC = "panoptic"
-INSTALL_HINT = 'pip install "wsss_fast[train]"'
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,7 @@ def collect(kind: str, labelled: Labelled) -> dict[str, Any]:
 def check(kind: str) -> None:
     """What the format needs, before hours of work."""
     if kind == "coco":
-        try:
-            import pycocotools.mask  # noqa: F401
-        except ImportError:
-            raise ModuleNotFoundError(f"label: format coco needs pycocotools. Hint: {INSTALL_HINT}") from None
+        require("pycocotools.mask", "label")
 
 
 def _coco(labelled: Labelled, sink: Sink) -> None:

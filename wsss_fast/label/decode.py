@@ -22,8 +22,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from wsss_fast.label.plan import Location
-from wsss_fast.label.read import FileStamp, ImageError, Limits, Picture, read_image
+from wsss_fast.files.images import FileStamp, ImageError, Limits, Location, Picture, read_image
 
 _LENGTH = struct.Struct("<Q")
 _LARGEST_HEADER = 1 << 20

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from wsss_fast.label.write import OutputFolder
+from wsss_fast._extras import require
+from wsss_fast.files.folder import OutputFolder
+from wsss_fast.files.png import png
 
 PHOTOS = ("chelsea", "coffee", "camera")
-INSTALL_HINT = 'pip install "wsss_fast[demo]"'
 
 
 def write_photos(folder: Path) -> list[Path]:
     """PNG copies in RGB; `camera` is grey in the original."""
-    try:
-        from skimage import data
-    except ImportError:
-        raise ModuleNotFoundError(
-            f"demo: scikit-image, which carries the photos, is not installed. Hint: {INSTALL_HINT}"
-        ) from None
-    target = OutputFolder(folder)
+    data = require("skimage", "demo").data
+    target = OutputFolder(folder, "demo")
     try:
         for name in PHOTOS:
-            buffer = io.BytesIO()
-            Image.fromarray(np.asarray(getattr(data, name)())).convert("RGB").save(buffer, "PNG")
-            target.write(f"{name}.png", buffer.getvalue())
+            photo = Image.fromarray(np.asarray(getattr(data, name)())).convert("RGB")
+            target.write(f"{name}.png", png(photo))
     finally:
         target.close()
     return [folder / f"{name}.png" for name in PHOTOS]

@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 from PIL import Image
 
+from wsss_fast.files.png import mask_png, png
 from wsss_fast.label.refine import Mask
-from wsss_fast.label.write import mask_png, png
 
 PAIRS = "pairs"
 # They are made of the masks, which are palette PNG.

@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from wsss_fast.files.folder import OutputFolder, OutputRefusedError, OutputStoppedError
+from wsss_fast.files.images import ImageError, Limits, Picture, stamp_of
+from wsss_fast.files.names import printable
 from wsss_fast.label import collect, formats, manifest
 from wsss_fast.label.decode import Decoders, Outcome
 from wsss_fast.label.device import CPU, Device
 from wsss_fast.label.done import Done, labels_mark
-from wsss_fast.label.names import printable
 from wsss_fast.label.plan import Plan, PlannedImage
 from wsss_fast.label.predict import Model, Prediction
-from wsss_fast.label.read import ImageError, Limits, Picture, stamp_of
 from wsss_fast.label.refine import Mask, make_mask, pixels_of
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.walk import Walk
-from wsss_fast.label.write import OutputFolder, OutputRefusedError, OutputStoppedError
 
 logger = logging.getLogger("wsss_fast.label")
 

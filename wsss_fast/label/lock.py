@@ -9,8 +9,8 @@ import json
 import os
 import socket
 
-from wsss_fast.label.names import printable
-from wsss_fast.label.write import OutputFolder
+from wsss_fast.files.folder import OutputFolder
+from wsss_fast.files.names import printable
 
 _MOST = 4096
 

@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from wsss_fast._settings import differences
 from wsss_fast._version import __version__
+from wsss_fast.files.folder import OutputFolder, write_all
+from wsss_fast.files.names import printable
 from wsss_fast.label.done import DoneTable
-from wsss_fast.label.names import printable
-from wsss_fast.label.write import OutputFolder, OutputStoppedError, write_all
 
 NAME = "manifest.jsonl"
 SCHEMA = 2
@@ -139,14 +140,9 @@ class Manifest:
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         assert self._handle is not None
-        try:
+        with self._folder.errors(self._name):
             write_all(self._handle, b"".join(_line(row) for row in rows))
             os.fsync(self._handle)
-        except OSError as error:
-            raise OutputStoppedError(
-                f"label: cannot write {self._folder.path / self._name}: {error.strerror}. "
-                "Hint: make room or rights, then run the same command again: it goes on where it stopped"
-            ) from None
         for row in rows:
             if row["kind"] == "image":
                 self.done.note(row)
@@ -233,25 +229,13 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     if found.get("kind") != "header":
         raise ManifestError(f"label: {printable(str(path))} does not begin with a header. {_RESTART}")
-    changes = [change for key in COMPARED for change in differences(key, found.get(key), wanted[key])]
+    changes = [change for key in COMPARED for change in differences(found.get(key), wanted[key], key)]
     if changes:
         raise ManifestError(
             f"label: {printable(str(path.parent))} holds masks made differently:\n  "
             + "\n  ".join(changes)
             + "\nHint: use the earlier settings, or another --out, or --restart to label everything again"
         )
-
-
-def differences(name: str, old: Any, new: Any) -> list[str]:
-    """A line for each setting that is not what it was."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in differences(f"{name}.{key}", old.get(key), new.get(key))]
-    if old == new:
-        return []
-    if isinstance(old, list) and isinstance(new, list) and len(old) + len(new) > 40:
-        return [f"{name}: {len(old)} entries before, {len(new)} now, not the same"]
-    return [f"{name}: {json.dumps(old)} before, {json.dumps(new)} now"]
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from wsss_fast._settings import SettingsError
 from wsss_fast.export import source
 from wsss_fast.export.engine import Engine, load_engine
+from wsss_fast.files.images import ImageError
 from wsss_fast.label.device import Device
 from wsss_fast.label.graphs import Graphs
 from wsss_fast.label.predict import ALPHA, BACKGROUND, BUILT_IN, Defaults, Prediction, chosen_device
-from wsss_fast.label.read import ImageError
-from wsss_fast.label.settings import LabelSettings, SettingsError
+from wsss_fast.label.settings import LabelSettings
 from wsss_fast.methods._infer import resized
 
 if TYPE_CHECKING:

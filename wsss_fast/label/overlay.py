@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from wsss_fast.label.classes import BACKGROUND, IGNORE, MAX_CLASSES
-from wsss_fast.label.refine import IGNORE_16
-from wsss_fast.label.write import PALETTE
+from wsss_fast.files.png import PALETTE
+from wsss_fast.label.classes import BACKGROUND, IGNORE, IGNORE_16, MAX_CLASSES
 
 _SIDE = 640
 _STRENGTH = 0.55

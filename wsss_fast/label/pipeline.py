@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsss_fast._settings import SettingsError
+from wsss_fast.files.folder import OutputFolder
+from wsss_fast.files.names import printable
 from wsss_fast.label import collect, formats, manifest
 from wsss_fast.label.decode import Decoders
 from wsss_fast.label.done import DoneTable
 from wsss_fast.label.job import Job, Labels, foreign_file
 from wsss_fast.label.lock import Lock
-from wsss_fast.label.names import printable
 from wsss_fast.label.plan import Plan, PlanError, PlannedImage
 from wsss_fast.label.predict import BUILT_IN, Model, load_model, resolved
 from wsss_fast.label.refine import Mask
-from wsss_fast.label.settings import LabelSettings, SettingsError
+from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.sources import Images, make_plan
 from wsss_fast.label.walk import Walk, load_walk
-from wsss_fast.label.write import OutputFolder
 
 if TYPE_CHECKING:
     from wsss_fast.label.ray_cluster import Cluster
@@ -145,7 +146,7 @@ def _cluster(model: Any, settings: LabelSettings, plan: Plan) -> Cluster:
 
 
 def _run(job: Job, path: Path, decoders: Decoders, restart: bool, summary: LabelSummary, progress: Progress | None) -> None:
-    folder = OutputFolder(path)
+    folder = OutputFolder(path, "label")
     try:
         suffix = manifest.suffix(job.plan.shard)
         lock = Lock(folder, f".wsss-lock{suffix}")

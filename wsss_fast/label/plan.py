@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import sys
 import unicodedata
 from array import array
 from collections import defaultdict
@@ -16,10 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-# As os.fsencode, which looks up the encoding for each of a million names.
-_AS_FILES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-_DIGITS = re.compile(rb"([0-9]+)")
+from wsss_fast.files.images import Location
+from wsss_fast.files.names import AS_FILES, natural_key
 
 
 class PlanError(ValueError):
@@ -31,15 +27,6 @@ class PlannedImage:
     name: str  # path inside the image folder, with forward slashes
     output: str  # path of the mask inside the output folder
     number: int  # place in the plan
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where the bytes of an image are: a file, or a part of one."""
-
-    path: str
-    offset: int = 0
-    size: int = -1  # -1: the whole file
 
 
 class Names(Sequence[str]):
@@ -65,12 +52,12 @@ class Names(Sequence[str]):
 
     def __getitem__(self, i: int) -> str:  # type: ignore[override]
         start = self._ends[i - 1] if i else 0
-        return self._block[start : self._ends[i]].decode(*_AS_FILES)
+        return self._block[start : self._ends[i]].decode(*AS_FILES)
 
     def __iter__(self) -> Iterator[str]:
         start = 0
         for end in self._ends:
-            yield self._block[start:end].decode(*_AS_FILES)
+            yield self._block[start:end].decode(*AS_FILES)
             start = end
 
     def find(self, name: str, near: int = 0) -> int | None:
@@ -120,7 +107,7 @@ class Plan:
         whole = hashlib.sha256(f"batch {self.batch}\0".encode())
         for number, name in enumerate(self.names):
             output = self.unusual.get(number) or short_output(name)
-            whole.update(name.encode(*_AS_FILES) + b"\0" + output.encode(*_AS_FILES) + b"\0")
+            whole.update(name.encode(*AS_FILES) + b"\0" + output.encode(*AS_FILES) + b"\0")
         return whole.hexdigest()
 
     def location(self, image: PlannedImage) -> Location:
@@ -131,18 +118,9 @@ class Plan:
         return Location(os.path.join(self.root, tar), offset, size)  # noqa: PTH118
 
 
-def natural_key(name: str) -> bytes:
-    """Sorts ``img2`` before ``img10``: the number of its digits stands before a number."""
-    parts = _DIGITS.split(name.encode(*_AS_FILES))
-    for i in range(1, len(parts), 2):
-        digits = parts[i].lstrip(b"0")
-        parts[i] = b"\x01" + len(digits).to_bytes(2, "big") + digits
-    return b"".join(parts)
-
-
 def sort_key(name: str, offset: int = 0, size: int = 0) -> bytes:
     """The natural key, then the name itself so that no two different names are equal, its place in a tar file, its length."""
-    data = name.encode(*_AS_FILES)
+    data = name.encode(*AS_FILES)
     places = offset.to_bytes(8, "big") + size.to_bytes(8, "big")
     return natural_key(name) + b"\0" + data + places + len(data).to_bytes(3, "big")
 

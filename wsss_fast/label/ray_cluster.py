@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsss_fast import _settings
+from wsss_fast._extras import require
+from wsss_fast._settings import SettingsError
+from wsss_fast.files.folder import OutputStoppedError
+from wsss_fast.files.images import ImageError, Location, stamp_of
+from wsss_fast.files.names import printable
 from wsss_fast.label import manifest
-from wsss_fast.label.names import printable
-from wsss_fast.label.plan import Location, Plan, PlannedImage
+from wsss_fast.label.plan import Plan, PlannedImage
 from wsss_fast.label.ray_worker import Description, Made, Sample, Worker
-from wsss_fast.label.read import ImageError, stamp_of
-from wsss_fast.label.settings import LabelSettings, SettingsError
-from wsss_fast.label.write import OutputStoppedError
+from wsss_fast.label.settings import LabelSettings
 
 if TYPE_CHECKING:
     from wsss_fast.label.job import Labels
@@ -34,7 +36,6 @@ START_SECONDS = 300.0  # for a worker to find room and to load its network
 _ANSWER_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
 _MOST_DEATHS = 3  # of a worker, without an image labelled in between
-INSTALL_HINT = 'pip install "wsss_fast[ray]"'
 # HTTP/2's greeting and an empty frame of settings; whoever speaks it, as Ray does, answers with a frame of settings.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS_FRAME = 4
@@ -242,10 +243,7 @@ def placements(nodes: Sequence[dict[str, Any]], device: str) -> list[Place]:
 
 def _connected(address: str) -> tuple[Any, bool]:
     """The module ray, and whether the connection is ours to close."""
-    try:
-        import ray
-    except ImportError:
-        raise ModuleNotFoundError(f"label: 'ray' needs the package ray. Hint: {INSTALL_HINT}, on every machine") from None
+    ray = require("ray", "label")
     if ray.is_initialized():
         return ray, False
     _check_answer(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+from wsss_fast.files.folder import OutputFolder, OutputRefusedError, OutputStoppedError
+from wsss_fast.files.images import ImageError, Location
 from wsss_fast.label.job import Job, Labels, Row, Writers
-from wsss_fast.label.plan import Location, PlannedImage
+from wsss_fast.label.plan import PlannedImage
 from wsss_fast.label.ray_cluster import Call, Cluster, Event, whole_location
 from wsss_fast.label.ray_worker import Made
-from wsss_fast.label.read import ImageError
-from wsss_fast.label.write import OutputFolder, OutputRefusedError, OutputStoppedError
 
 _DEATHS = 3  # after which an image has failed
 _FAILED_IN_A_ROW = 10  # after which the workers are at fault, not the images

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wsss_fast._settings import SettingsError
+from wsss_fast.files.images import FileStamp, ImageError, Location, stamp_of
 from wsss_fast.label import manifest
-from wsss_fast.label.plan import Location, PlannedImage
+from wsss_fast.label.plan import PlannedImage
 from wsss_fast.label.predict import Defaults, load_model, resolved
-from wsss_fast.label.read import FileStamp, ImageError, stamp_of
-from wsss_fast.label.settings import LabelSettings, SettingsError
+from wsss_fast.label.settings import LabelSettings
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -57,7 +58,7 @@ class Description:
 class Worker:
     def prepare(self, model: str, settings: LabelSettings, threads: int, samples: Sequence[Sample]) -> Description:
         """`threads` are those of the job's own process, since a network on the CPU may depend on them in the last bits."""
-        from wsss_fast.cli import _openmp
+        from wsss_fast import _openmp
 
         _openmp.wait_without_spinning()
         import torch

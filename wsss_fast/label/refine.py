@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsss_fast.label.classes import BACKGROUND, IGNORE
+from wsss_fast.label.classes import BACKGROUND, IGNORE, IGNORE_16
 from wsss_fast.label.predict import Prediction
 from wsss_fast.label.settings import LabelSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wsss_fast.files.images import Picture
     from wsss_fast.label.device import Device
-    from wsss_fast.label.read import Picture
     from wsss_fast.label.walk import Walk
-
-IGNORE_16 = 65535
 
 
 @dataclass(frozen=True)

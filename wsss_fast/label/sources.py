@@ -9,8 +9,9 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from wsss_fast.label.names import printable
-from wsss_fast.label.plan import EXTENSIONS, Names, Plan, PlanError, output_names, sort_key
+from wsss_fast.files.images import EXTENSIONS
+from wsss_fast.files.names import printable
+from wsss_fast.label.plan import Names, Plan, PlanError, output_names, sort_key
 from wsss_fast.label.settings import LabelSettings
 
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wsss_fast.files.folder import OutputFolder, OutputRefusedError
 from wsss_fast.label import manifest
-from wsss_fast.label.write import OutputFolder, OutputRefusedError
 
 _SHOWN = 1000
 
@@ -33,7 +33,7 @@ def verify(out: str | Path) -> Verdict:
     if not manifest.manifests(path):
         raise manifest.ManifestError(f"label: {path} holds no {manifest.NAME}. Hint: --verify takes the folder given as --out")
     verdict = Verdict()
-    folder = OutputFolder(path)
+    folder = OutputFolder(path, "label")
     try:
         for name, row in _files(path, verdict):
             verdict.files += 1

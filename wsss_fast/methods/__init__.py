@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from wsss_fast import _settings
+from wsss_fast._settings import DATASETS
 from wsss_fast.methods import dcp, losses
 from wsss_fast.methods._infer import infer_cam, infer_segmentation
 from wsss_fast.methods._method import check_published
@@ -58,9 +59,6 @@ def create(name: str, num_classes: int, backbone: str | None = None, published: 
     model = build(num_classes, published, **({"backbone": backbone} if "backbone" in own else {}), **options)
     model.options = options
     return model
-
-
-DATASETS = ("voc", "coco")
 
 
 def settings(

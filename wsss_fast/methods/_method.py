@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsss_fast._settings import PUBLISHED
 from wsss_fast.nets._common import Normalisation
-
-PUBLISHED = (None, "paper", "code")
 
 
 class Method:

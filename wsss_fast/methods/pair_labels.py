@@ -26,7 +26,7 @@ from torch import Tensor
 
 from wsss_fast import ops
 from wsss_fast.compat.pydensecrf.utils import unary_from_labels
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 from wsss_fast.methods import _maps
 from wsss_fast.ops import _check
 

@@ -88,6 +88,18 @@ def keep_statistics(module: nn.Module) -> None:
         layer.eval()
 
 
+class KeepsStatistics(nn.Module):
+    """While it is `frozen`, `train()` leaves batch normalisation on its stored statistics."""
+
+    frozen = True
+
+    def train(self, mode: bool = True) -> KeepsStatistics:
+        super().train(mode)
+        if self.frozen:
+            keep_statistics(self)
+        return self
+
+
 def stride_or_dilation(trained_stride: int, reached: int, dilation: int, output_stride: int) -> tuple[int, int]:
     """The stride of a stage and the dilation behind it: once ``output_stride`` is reached, strides turn into dilation."""
     if reached * trained_stride > output_stride:

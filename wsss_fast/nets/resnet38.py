@@ -87,7 +87,7 @@ class Bottleneck(nn.Module):
         yield [self.conv_branch2b1], self, "bn_branch2b2"
 
 
-class ResNet38(nn.Module):
+class ResNet38(_common.KeepsStatistics):
     """``features`` gives taps, ``forward`` the last one, [N, 4096, H/8, W/8] (sides rounded up at each halving)."""
 
     normalise = _common.IMAGENET
@@ -116,12 +116,6 @@ class ResNet38(nn.Module):
         if frozen:
             _common.freeze(self.conv1a, self.b2, self.b2_1, self.b2_2, *_common.batch_norms(self))
             _common.keep_statistics(self)
-
-    def train(self, mode: bool = True) -> ResNet38:
-        super().train(mode)
-        if self.frozen:
-            _common.keep_statistics(self)
-        return self
 
     def features(self, image: Tensor, *taps: str) -> tuple[Tensor, ...]:
         """The asked ``taps``, of conv3, conv4, conv5 and conv6."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wsss_fast.files.whole import whole_file
 from wsss_fast.nets import mxnet_params, weight_names
 
 __all__ = ["describe", "load_checkpoint", "read_state_dict", "save_checkpoint"]
@@ -108,9 +109,8 @@ def save_checkpoint(path: str | Path, module: nn.Module, description: Mapping[st
     if path.suffix != ".safetensors":
         raise ValueError(f"save_checkpoint: 'path' must end in .safetensors, got '{path.name}'")
     tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    partial = path.with_name(f"{path.name}.part")
-    save_file(tensors, partial, metadata={HEADER: json.dumps(dict(description), sort_keys=True)})
-    partial.replace(path)  # whole or not at all
+    with whole_file(path, "save_checkpoint") as part:
+        save_file(tensors, part, metadata={HEADER: json.dumps(dict(description), sort_keys=True)})
 
 
 def describe(path: str | Path) -> dict[str, Any]:

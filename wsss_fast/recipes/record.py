@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from wsss_fast._settings import differences, plain
 from wsss_fast._version import __version__
-from wsss_fast.data.fingerprint import file_sha256
-from wsss_fast.label.manifest import differences
-from wsss_fast.label.names import printable
-from wsss_fast.label.write import OutputFolder
+from wsss_fast.files.folder import OutputFolder
+from wsss_fast.files.names import printable
+from wsss_fast.files.whole import file_sha256
 from wsss_fast.recipes.schema import RecipeError
 
 STAGE = "stage.json"
@@ -90,7 +90,7 @@ def finish(folder: Path, stage: str, identity: dict[str, Any], outcome: dict[str
 
 def check(folder: Path, stage: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuses what was made, or half made, otherwise than it is asked for now."""
-    changes = [change.removeprefix(".") for change in differences("", found, plain(wanted))]
+    changes = differences(found, plain(wanted))
     if changes:
         raise RecipeError(
             f"run: {printable(folder.name)} was made otherwise:\n  "
@@ -125,11 +125,6 @@ def stage_of(folder: Path) -> str:
 
 def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def plain(values: Any) -> Any:
-    """As JSON gives it back: lists for tuples."""
-    return json.loads(json.dumps(values))
 
 
 def _files(folder: Path, only: str | None) -> list[Path]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 from wsss_fast.recipes.schema import Recipe, Stage
 
 _HEADINGS = ("stage", "kind", "our mIoU", "paper's mIoU", "time")

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 
 from wsss_fast import methods
-from wsss_fast._settings import SettingsError
+from wsss_fast._settings import SettingsError, plain
 from wsss_fast.data import Dataset
-from wsss_fast.data.fingerprint import file_sha256, fingerprint
+from wsss_fast.data.fingerprint import fingerprint
 from wsss_fast.data.verify import verify
-from wsss_fast.label.names import printable
-from wsss_fast.label.write import OutputFolder
+from wsss_fast.files.folder import OutputFolder
+from wsss_fast.files.names import printable
+from wsss_fast.files.whole import file_sha256
 from wsss_fast.recipes import record, report, small, stages
 from wsss_fast.recipes.schema import Recipe, RecipeError, Stage
 from wsss_fast.recipes.settings import BEST
@@ -213,7 +214,7 @@ class _Runner:
         stage, plan = work.stage, _plan_without_inputs(work)
         dataset = self.data.opened(plan.data)
         if "init" not in stage.inputs and work.init is not None:
-            initial.initialise(_training(plan, len(dataset.classes)), work.init)
+            initial.initialise(plan.training(len(dataset.classes)), work.init)
         wants = ["saliency"] if _wants_saliency(plan) else []
         if (key := (stage.data, stage.split, *wants)) not in self._verified:
             verify(dataset, wants, progress=self._looked)
@@ -316,7 +317,7 @@ class _Runner:
             told |= {"network": network, "settings": settings, "seed": work.seed, "precision": self.options.precision}
             if "init" not in stage.inputs:
                 told["init"] = None if work.init is None else self._file(work.init)
-            return record.plain(told)
+            return plain(told)
         if stage.kind != "eval":
             told["data"] = self._print((stage.split, stage.kind == "segment"), work.dataset)
         told["settings"] = dataclasses.asdict(work.settings)
@@ -328,7 +329,7 @@ class _Runner:
             told["seed"] = work.seed
         judge = work.judge()
         told["judge"] = None if judge is None else fingerprint(judge[0].only(judge[1]), ("mask",))
-        return record.plain(told)
+        return plain(told)
 
     def _print(self, key: Any, dataset: Callable[[], Dataset], wants: Sequence[str] = ()) -> dict[str, Any]:
         if key not in self._prints:
@@ -348,11 +349,6 @@ def _plan_without_inputs(work: Work) -> Plan:
     return stages.train_plan(dataclasses.replace(work, inputs={}))
 
 
-def _training(plan: Plan, classes: int) -> methods.Training:
-    network = plan.network
-    return methods.training(plan.method, classes, network.backbone, network.published, plan.settings, **network.network_options())
-
-
 def _wants_saliency(plan: Plan) -> bool:
     with torch.device("meta"):  # its shape alone
-        return "saliency" in _training(plan, 1).wants
+        return "saliency" in plan.training(1).wants

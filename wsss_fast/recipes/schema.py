@@ -13,11 +13,10 @@ from typing import Any
 import yaml
 
 from wsss_fast import _settings
-from wsss_fast._settings import SettingsError
-from wsss_fast.label.names import printable
+from wsss_fast._settings import DATASETS, SettingsError
+from wsss_fast.files.names import printable
 from wsss_fast.recipes.settings import KINDS
 
-DATASETS = ("voc", "coco")
 SPLITS = ("train", "judge", "test")
 FOLDER = Path(__file__).parent
 _LARGEST = 1 << 20

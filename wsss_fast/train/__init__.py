@@ -8,7 +8,7 @@ train.train(plan, out="RUN")
 
 from __future__ import annotations
 
-from wsss_fast.label.write import OutputStoppedError
+from wsss_fast.files.folder import OutputStoppedError
 from wsss_fast.train.job import Finished, Plan, train
 from wsss_fast.train.loop import Outcome, Progress, fit
 from wsss_fast.train.optimiser import learning_rate, make_optimiser, parameter_groups, set_rates

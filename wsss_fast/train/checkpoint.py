@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsss_fast.label.manifest import differences
-from wsss_fast.label.write import OutputFolder
+from wsss_fast._settings import differences
+from wsss_fast.files.folder import OutputFolder
 from wsss_fast.nets import weights
 
 NAME = "checkpoint.safetensors"
@@ -99,7 +99,7 @@ def read_header(path: Path) -> dict[str, Any] | None:
 
 def check_identity(path: Path, told: dict[str, Any], identity: dict[str, Any]) -> None:
     """Refuses to go on with other settings than those that led to the checkpoint."""
-    changes = [change.removeprefix(".") for change in differences("", told.get("identity"), identity)]
+    changes = differences(told.get("identity"), identity)
     if changes:
         hint = "the earlier settings, another --out, or --restart to begin again"
         raise CheckpointError(f"train: {path.parent} was trained otherwise:\n  " + "\n  ".join(changes) + f"\nHint: {hint}")

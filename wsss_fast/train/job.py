@@ -19,15 +19,14 @@ import yaml
 from PIL import Image
 
 import wsss_fast
-from wsss_fast import methods
-from wsss_fast._settings import SettingsError
-from wsss_fast.bench import _machine
+from wsss_fast import _machine, methods
+from wsss_fast._settings import SettingsError, plain
 from wsss_fast.data import Dataset, loader, open_dataset
 from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
 from wsss_fast.data.fingerprint import fingerprint
 from wsss_fast.data.verify import Report, verify
-from wsss_fast.label.read import ImageError, read_image
-from wsss_fast.label.write import OutputFolder
+from wsss_fast.files.folder import OutputFolder
+from wsss_fast.files.images import ImageError, read_image
 from wsss_fast.methods._training import Training, TrainSettings
 from wsss_fast.train import checkpoint, initial, logs, loop, pictures, processes
 from wsss_fast.train.settings import DataSettings, NetworkSettings, RunSettings
@@ -53,11 +52,16 @@ class Plan:
     def train_settings(self) -> TrainSettings:
         return self.settings or self.network.train_settings(self.method)
 
+    def training(self, classes: int) -> Training:
+        network, settings = self.network, self.train_settings()
+        options = network.network_options()
+        return methods.training(self.method, classes, network.backbone, network.published, settings, **options)
+
     def as_yaml(self) -> str:
         """One flat mapping, which `wsss train METHOD --config` reads."""
         parts = (self.data, self.network, self.train_settings(), self.run)
         values = {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
-        return f"# wsss train {self.method} --config {SETTINGS} --out RUN\n" + yaml.safe_dump(_plain(values), sort_keys=False)
+        return f"# wsss train {self.method} --config {SETTINGS} --out RUN\n" + yaml.safe_dump(plain(values), sort_keys=False)
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def train(
         torch.manual_seed(plan.run.seed)
         plan = dataclasses.replace(plan, data=with_split(plan.data), settings=settings)
         dataset = opened(plan.data)
-        training = _training(plan, settings, len(dataset.classes))
+        training = plan.training(len(dataset.classes))
         plan = dataclasses.replace(plan, network=dataclasses.replace(plan.network, backbone=training.model.backbone_name))
         wants = _wants(training)
         dataset, found = verify(dataset, wants, plan.run.unreadable, progress=looked)
@@ -162,11 +166,6 @@ def with_split(data: DataSettings) -> DataSettings:
     if data.split is None and (Path(data.data) / "ImageSets" / "Segmentation" / "train.txt").is_file():
         return dataclasses.replace(data, split="train")
     return data
-
-
-def _training(plan: Plan, settings: TrainSettings, classes: int) -> Training:
-    network = plan.network
-    return methods.training(plan.method, classes, network.backbone, network.published, settings, **network.network_options())
 
 
 def _wants(training: Training) -> tuple[str, ...]:
@@ -262,7 +261,7 @@ def versions(joined: processes.Processes) -> dict[str, Any]:
 
 def _identity(plan: Plan, dataset: Dataset, training: Training) -> dict[str, Any]:
     """What decides the weights that come out: a checkpoint belongs to one of these."""
-    return _plain(
+    return plain(
         {
             "network": training.model.description(),
             "init": plan.network.init,
@@ -272,11 +271,6 @@ def _identity(plan: Plan, dataset: Dataset, training: Training) -> dict[str, Any
             "images": fingerprint(dataset, training.wants),
         }
     )
-
-
-def _plain(values: Any) -> Any:
-    """As JSON gives it back: lists for tuples."""
-    return json.loads(json.dumps(values))
 
 
 def _summary(

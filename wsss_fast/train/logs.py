@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import time
@@ -14,7 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wsss_fast.label.write import OutputFolder, write_all
+from wsss_fast._extras import install
+from wsss_fast.files.folder import OutputFolder, write_all
+from wsss_fast.files.png import png
 
 LOSSES = "losses.jsonl"
 TENSORBOARD = "tensorboard"
@@ -65,9 +66,7 @@ class RunLog:
                 self._events.add_scalar("images_per_second", images_per_second, step)
 
     def picture(self, step: int, pixels: np.ndarray) -> None:
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        self._folder.write(f"{PICTURES}/step-{step:08d}.png", buffer.getvalue())
+        self._folder.write(f"{PICTURES}/step-{step:08d}.png", png(Image.fromarray(pixels)))
         if self._events:
             with self._folder.errors(TENSORBOARD):
                 self._events.add_image("class maps", pixels, step, dataformats="HWC")
@@ -96,7 +95,7 @@ def summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        hint = 'pip install "wsss_fast[train]", or --tensorboard false to train without its files'
+        hint = install("train") + ", or --tensorboard false to train without its files"
         raise ModuleNotFoundError(f"train: TensorBoard is not installed. Hint: {hint}", name="tensorboard") from error
     return SummaryWriter
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from wsss_fast.label.write import OutputFolder
+from wsss_fast.files.folder import OutputFolder
 from wsss_fast.methods._training import Training, check_finite
 from wsss_fast.train import checkpoint, pictures
 from wsss_fast.train.logs import RunLog, Speed

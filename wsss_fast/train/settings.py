@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from wsss_fast import _settings
-from wsss_fast._settings import setting
+from wsss_fast._settings import DATASETS, PUBLISHED, UNREADABLE, setting
 
 if TYPE_CHECKING:
     from wsss_fast.methods._training import TrainSettings
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "fp16")
-UNREADABLE = ("stop", "skip")
-DATASETS = ("voc", "coco")
-PUBLISHED = (None, "paper", "code")
 
 
 @dataclass(frozen=True, kw_only=True)

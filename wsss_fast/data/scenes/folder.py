@@ -21,8 +21,8 @@ from PIL import Image
 
 from wsss_fast.data.scenes.compose import make_crop, make_scene
 from wsss_fast.data.scenes.settings import CLASSES, VERSION, SceneSettings
-from wsss_fast.label.names import printable
-from wsss_fast.label.write import mask_png
+from wsss_fast.files.names import printable
+from wsss_fast.files.png import mask_png, png
 
 _CHUNK = 16
 _JPEG_QUALITY = 95
@@ -134,7 +134,7 @@ def _write_chunk(root: Path, settings: SceneSettings, seed: int, job: tuple[str,
         scene = make_scene(settings, seed, split, index)
         _write(root / "JPEGImages" / f"{name}.jpg", _jpeg(scene.image))
         _write(root / "SegmentationClass" / f"{name}.png", mask_png(scene.mask))
-        _write(root / "SaliencyMaps" / f"{name}.png", _grey_png(scene.saliency))
+        _write(root / "SaliencyMaps" / f"{name}.png", png(Image.fromarray(scene.saliency)))
         rows[name] = ";".join(CLASSES[label].name for label in scene.labels)
     return rows
 
@@ -146,12 +146,6 @@ def _id(split: str, index: int) -> str:
 def _jpeg(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
-
-
-def _grey_png(values: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 

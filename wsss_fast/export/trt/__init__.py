@@ -11,13 +11,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsss_fast.export.files import file_sha256, whole_file
 from wsss_fast.export.settings import ExportSettings
 from wsss_fast.export.trt.build import EngineError, Progress, cached_engine
 from wsss_fast.export.trt.cache import EngineCache, read_record, record_path, sha256_of, write_record
 from wsss_fast.export.trt.flavour import require
 from wsss_fast.export.trt.profile import DEFAULT_SHAPES, Profile, image_sizes, parse_shapes, profile_of_sizes
 from wsss_fast.export.trt.spec import EngineSpec, environment_of
+from wsss_fast.files.whole import file_sha256, whole_file
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.export.files import file_sha256, whole_file
 from wsss_fast.export.trt.spec import key_of
+from wsss_fast.files.whole import file_sha256, whole_file
 
 SUFFIX = ".engine"
 

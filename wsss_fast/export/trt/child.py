@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from wsss_fast.export.files import whole_file
 from wsss_fast.export.trt import flavour, timing
 from wsss_fast.export.trt.spec import EngineSpec
+from wsss_fast.files.whole import whole_file
 
 
 class BuildError(RuntimeError):

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 
 logger = logging.getLogger("wsss_fast.export")
 
@@ -68,7 +68,7 @@ def profile_of_sizes(sizes: list[tuple[int, int]], scales: tuple[float, ...], ba
 def image_sizes(folder: str | Path) -> list[tuple[int, int]]:
     """(height, width) of a folder's images as `wsss label` gives them to a network at scale 1, from their headers."""
     from wsss_fast.export.verify import image_files
-    from wsss_fast.label.read import ImageError, read_size
+    from wsss_fast.files.images import ImageError, read_size
     from wsss_fast.label.settings import LabelSettings
 
     limits, longest = LabelSettings(), LabelSettings().max_side

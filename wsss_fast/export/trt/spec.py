@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.export.files import file_sha256
 from wsss_fast.export.trt.profile import Profile
+from wsss_fast.files.whole import file_sha256
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from wsss_fast.export.files import whole_file
 from wsss_fast.export.trt import flavour
+from wsss_fast.files.whole import whole_file
 
 _HEAD = b"wsss_fast timing cache 1\n"
 Warn = Callable[[str], None]

@@ -14,13 +14,13 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from wsss_fast.files.folder import OutputFolder, OutputRefusedError
+from wsss_fast.files.images import ImageError
 from wsss_fast.label import manifest
 from wsss_fast.label.lock import Lock, LockedError
-from wsss_fast.label.read import ImageError
 from wsss_fast.label.report import page
 from wsss_fast.label.report.pictures import ENDINGS, pictures_of
 from wsss_fast.label.report.survey import Survey, take_survey
-from wsss_fast.label.write import OutputFolder, OutputRefusedError
 
 if TYPE_CHECKING:
     from wsss_fast.label.decode import Decoders

@@ -17,7 +17,7 @@ from string import Template
 from typing import Any
 
 from wsss_fast._version import __version__
-from wsss_fast.label.names import printable
+from wsss_fast.files.names import printable
 from wsss_fast.label.overlay import colour_of
 from wsss_fast.label.report.survey import BINS, Labelled, Survey
 

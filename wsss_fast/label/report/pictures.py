@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from wsss_fast.label.names import printable
+from wsss_fast.files.folder import OutputFolder
+from wsss_fast.files.images import ImageError
+from wsss_fast.files.names import printable
+from wsss_fast.files.png import png
 from wsss_fast.label.overlay import mask_layer
-from wsss_fast.label.read import ImageError
 from wsss_fast.label.refine import foreground, make_mask
-from wsss_fast.label.write import OutputFolder, png
 
 if TYPE_CHECKING:
     from wsss_fast.label.job import Again, Job

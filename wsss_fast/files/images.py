@@ -15,10 +15,10 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
-from wsss_fast.label.plan import Location
-
 # Decided from the bytes, never from the extension. JPEG includes MPO, which many phones write as .jpg.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+# Only for telling images from other files in a folder.
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 
 # EXIF orientation → what turns the stored picture into the displayed one.
 _TURNS = {
@@ -40,6 +40,15 @@ class ImageError(Exception):
     def __init__(self, reason: str, lasting: bool = True) -> None:
         super().__init__(reason)
         self.lasting = lasting
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the bytes of an image are: a file, or a part of one."""
+
+    path: str
+    offset: int = 0
+    size: int = -1  # -1: the whole file
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,10 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-
-import numpy as np
-from PIL import Image
 
 _NAME_LIMIT = 255
 _NOT_THE_NAMES_FAULT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
@@ -25,33 +21,6 @@ class OutputStoppedError(Exception):
 
 class OutputRefusedError(ValueError):
     """One output name cannot be used: too long, or through a link that leads out of the folder."""
-
-
-def voc_palette() -> list[int]:
-    """The PASCAL VOC colours: the bits of a value, from low to high, fill red, green and blue from the top."""
-    palette: list[int] = []
-    for value in range(256):
-        colour = [0, 0, 0]
-        for place in range(8):
-            for channel in range(3):
-                colour[channel] |= ((value >> (3 * place + channel)) & 1) << (7 - place)
-        palette.extend(colour)
-    return palette
-
-
-PALETTE = voc_palette()
-
-
-def mask_png(values: np.ndarray) -> bytes:
-    image = Image.fromarray(values)
-    image.putpalette(PALETTE)
-    return png(image)
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
 
 
 class Sink:
@@ -79,9 +48,10 @@ class Sink:
 class OutputFolder:
     """Writes below one folder by descriptors, so that a link planted inside is never followed."""
 
-    def __init__(self, path: Path, operation: str = "label") -> None:
+    def __init__(self, path: Path, operation: str = "write") -> None:
+        """``operation`` is named in messages."""
         self.path = path
-        self._operation = operation  # named in messages
+        self._operation = operation
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

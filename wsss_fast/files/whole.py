@@ -11,12 +11,12 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, operation: str = "export") -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends well; the old file stays otherwise."""
     try:
         handle, name = tempfile.mkstemp(prefix=".wsss-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise OSError(f"export: cannot write '{path}': {error.strerror}") from None
+        raise OSError(f"{operation}: cannot write '{path}': {error.strerror}") from None
     os.close(handle)
     part = Path(name)
     try:

@@ -1,0 +1,26 @@
+"""File names as they are shown and sorted: a name is data from strangers and must not steer a terminal or break a line."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+# As os.fsencode, which looks up the encoding for each of a million names.
+AS_FILES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+_DIGITS = re.compile(rb"([0-9]+)")
+
+
+def printable(name: str | bytes) -> str:
+    """Control, bidirectional and undecodable characters become escapes; everything else stays."""
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "surrogateescape")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+def natural_key(name: str) -> bytes:
+    """Sorts ``img2`` before ``img10``: the number of its digits stands before a number."""
+    parts = _DIGITS.split(name.encode(*AS_FILES))
+    for i in range(1, len(parts), 2):
+        digits = parts[i].lstrip(b"0")
+        parts[i] = b"\x01" + len(digits).to_bytes(2, "big") + digits
+    return b"".join(parts)
