@@ -70,11 +70,11 @@ def _compile(module: ForwardCam, device: torch.device, path: Path, meta: EngineM
     from torch._inductor import aoti_compile_and_package
 
     with torch.no_grad():
-        program = torch.export.export(module, (example(device),), dynamic_shapes=dynamic_shapes())
         metadata = {META: meta.to_json(), DEVICE: device.type}
         try:
+            program = torch.export.export(module, (example(device),), dynamic_shapes=dynamic_shapes())
             aoti_compile_and_package(program, package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata})
-        except Exception as error:  # of whatever compiler was asked
+        except Exception as error:  # of the tracer, or of whatever compiler was asked
             reason = " ".join(str(error).split())[:300]
             hint = "a CPU needs a C++ compiler (CXX), CUDA needs Triton"
             raise RuntimeError(f"export: AOTInductor cannot compile '{meta.method}': {reason}. Hint: {hint}") from error

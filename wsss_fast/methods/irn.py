@@ -272,10 +272,13 @@ def _normed(inputs: int, outputs: int, groups: int) -> nn.Sequential:
 
 
 def _enlarged(x: Tensor, factor: int, size: torch.Size) -> Tensor:
+    """By `factor`, cut to `size`."""
     if factor == 1:
         return x
-    x = functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
-    return x[..., : size[0], : size[1]]
+    if torch.onnx.is_in_onnx_export():  # ONNX enlarges by a factor or to a size
+        return functional.interpolate(x, scale_factor=factor, mode="bilinear")[..., : size[0], : size[1]]
+    # the same numbers in one operator; a slice would tie a network that torch.export traces to sizes that it cuts from
+    return torch.ops.aten.upsample_bilinear2d(x, size, align_corners=False, scales_h=factor, scales_w=factor)
 
 
 TRAINING = IrnTraining
