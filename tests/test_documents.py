@@ -21,7 +21,6 @@ from documents_table import (
     AFRESH,
     CHECK,
     FURNITURE,
-    GIVEN,
     ONLY_CHECKED,
     PAGES,
     REPLACED,
@@ -65,7 +64,7 @@ def hides_code(text: str) -> bool:
 
 
 def test_the_tables_name_pages_that_exist() -> None:
-    assert set(TABLE) | set(REPLACED) | set(AFRESH) | set(GIVEN) | set(FURNITURE) <= set(PAGES)
+    assert set(TABLE) | set(REPLACED) | set(AFRESH) | set(FURNITURE) <= set(PAGES)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +165,7 @@ def ids_of(masks: Path) -> list[str]:
 
 
 def work_through(page: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soak: bool) -> None:
-    names = {"__name__": "page", **GIVEN.get(page, dict)()}
+    names = {"__name__": "page"}
     folder = None
     with small_networks():
         for number, block in enumerate(blocks(page)):
