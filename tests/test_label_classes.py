@@ -55,7 +55,7 @@ def planes(count, seed=0):
 
 
 def test_a_file_names_numbers_and_ranges(tmp_path):
-    text = '# mine\n- {name: a, classes: [cat, 3]}\n- {name: "9", classes: "1 5-7"}\n- name: c\n  classes:\n  - van\n'
+    text = '# mine\n- {name: a, classes: [3, cat]}\n- {name: "9", classes: "1 5-7"}\n- name: c\n  classes:\n  - van\n'
     groups = read_groups(written(tmp_path, text), {**numbers_of(NAMES), "van": [8, 9]}, 10)
     assert groups == (ClassGroup("a", (0, 3)), ClassGroup("9", (1, 5, 6, 7)), ClassGroup("c", (8, 9)))
 

@@ -55,7 +55,7 @@ def read_groups(path: str, known: Mapping[str, Sequence[int]], count: int) -> tu
     try:
         entries = yaml.safe_load(read_text(Path(path), _LARGEST_FILE))
     except DataError as error:
-        raise SettingsError(f"label: 'classes' cannot be read: {error}") from None
+        raise SettingsError(f"label: 'classes': {str(error).removeprefix('data: ')}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"label: {shown} is no YAML: {printable(' '.join(str(error).split())[:300])}") from None
     return _groups(entries, known, count, shown)
@@ -89,7 +89,7 @@ def _groups(entries: Any, known: Mapping[str, Sequence[int]], count: int, shown:
 
 
 def _members(given: Any, known: Mapping[str, Sequence[int]], count: int, owner: str) -> tuple[int, ...]:
-    """``[cat, 7, "9-12 15"]`` → the number of the cat, 7, 9, 10, 11, 12, 15."""
+    """``[cat, 7, "9-12 15"]`` → 7, 9, 10, 11, 12, 15 and the number of the cat, in ascending order: a file that says the same is the same."""
     numbers: list[int] = []
     for item in given if isinstance(given, list) else [given]:
         text = str(item) if isinstance(item, int) and not isinstance(item, bool) else item
@@ -113,4 +113,4 @@ def _members(given: Any, known: Mapping[str, Sequence[int]], count: int, owner: 
             raise SettingsError(f"label: {owner} has the unknown class '{printable(text)}'. Hint: {hint}")
     if not numbers:
         raise SettingsError(f"label: {owner} is empty")
-    return tuple(numbers)
+    return tuple(sorted(numbers))
