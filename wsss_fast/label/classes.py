@@ -66,6 +66,7 @@ def _groups(entries: Any, known: Mapping[str, Sequence[int]], count: int, shown:
         hint = "a line a group: - {name: pet, classes: [cat, dog]}"
         raise SettingsError(f"label: {shown} must hold a list of groups. Hint: {hint}")
     groups: list[ClassGroup] = []
+    names: set[str] = set()
     where: dict[int, str] = {}
     for place, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or set(entry) != {"name", "classes"}:
@@ -74,7 +75,7 @@ def _groups(entries: Any, known: Mapping[str, Sequence[int]], count: int, shown:
         if not isinstance(name, str) or not name.strip():
             hint = "quotes make text of numbers, yes, no, on and off"
             raise SettingsError(f"label: the name of group {place} of {shown} must be text, got {name!r:.80}. Hint: {hint}")
-        if any(group.name == name for group in groups):
+        if name in names:
             raise SettingsError(f"label: two groups of {shown} have the name '{printable(name)}'")
         group = ClassGroup(name, _members(entry["classes"], known, count, f"group '{printable(name)}' of {shown}"))
         for number in group.classes:
@@ -84,12 +85,13 @@ def _groups(entries: Any, known: Mapping[str, Sequence[int]], count: int, shown:
                 again = "twice in it" if where[number] == name else f"in '{printable(where[number])}' too"
                 raise SettingsError(f"label: {told} of group '{printable(name)}' of {shown} is {again}")
             where[number] = name
+        names.add(name)
         groups.append(group)
     return tuple(groups)
 
 
 def _members(given: Any, known: Mapping[str, Sequence[int]], count: int, owner: str) -> tuple[int, ...]:
-    """``[cat, 7, "9-12 15"]`` → 7, 9, 10, 11, 12, 15 and the number of the cat, in ascending order: a file that says the same is the same."""
+    """``[cat, 7, "9-12 15"]`` → 7, 9, 10, 11, 12, 15 and the cat's number, ascending: equal groups are one however written."""
     numbers: list[int] = []
     for item in given if isinstance(given, list) else [given]:
         text = str(item) if isinstance(item, int) and not isinstance(item, bool) else item
