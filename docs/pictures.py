@@ -147,7 +147,7 @@ def painted(image: Tensor, cam: Tensor) -> Tensor:
 
 def label_walk_crf() -> Image.Image:
     """The photos of the demo, a row each: photo, mask of the class maps, after the walk, after the CRF."""
-    walk = {"walk": "image", "alpha": 2.0, "walk_steps": 16}
+    walk = {"walk": "image"}
     palette = torch.tensor(PALETTE, dtype=torch.uint8).reshape(256, 3)
     with TemporaryDirectory() as folder:
         paths = sorted(str(path) for path in write_photos(Path(folder)))  # the order of the results

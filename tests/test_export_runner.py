@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exported import SMALLEST
-from helpers import ROOT, tool
+from exported import SMALLEST, onnx_file
+from helpers import ROOT, relative_error, tool
 from PIL import Image
 from tensorrt_wheels import headers
 
+from wsss_fast.cli import main
 from wsss_fast.export.engine import EngineMeta
 from wsss_fast.export.trt import parse_shapes
 from wsss_fast.export.trt.cache import record_path, sha256_of, write_record
@@ -289,21 +290,40 @@ def test_nothing_that_exists_is_replaced(program: Path, tmp_path: Path) -> None:
     assert "is 1x37x53" in run(program, engine(tmp_path, shapes="2x8x8,2x40x40,2x64x96"), "--out", tmp_path / "c", image).stderr
 
 
-def test_it_links_to_tensorrt(tmp_path: Path) -> None:
-    """The whole program, TensorRT's part included, against TensorRT-RTX. Nothing of it has run on a GPU."""
+def linked(folder: Path) -> Path:
+    """The whole program, TensorRT's part included, against TensorRT-RTX."""
     libraries = Path(pytest.importorskip("tensorrt_rtx_libs", reason="tensorrt-rtx cannot be had here").__file__).parent
     if shutil.which("nvcc") is None:
         pytest.skip("no CUDA compiler (nvcc) on PATH")
     root = [f"-DTENSORRT_ROOT={headers()}", f"-DTENSORRT_LIBRARY={libraries / 'libtensorrt_rtx.so.1'}"]
-    built = tmp_path / "built"
-    for command in (["-S", str(SOURCES), "-B", str(built), "-DCMAKE_BUILD_TYPE=Debug", *root], ["--build", str(built), "-j2"]):
+    for command in (["-S", str(SOURCES), "-B", str(folder), "-DCMAKE_BUILD_TYPE=Debug", *root], ["--build", str(folder), "-j2"]):
         done = subprocess.run([tool("cmake"), *command], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "warning" not in done.stdout + done.stderr
+    return folder / "wsss_runner"
+
+
+def test_it_links_to_tensorrt(tmp_path: Path) -> None:
+    """Nothing of it has run on a GPU."""
+    program = linked(tmp_path / "built")
     path, image = engine(tmp_path), save(tmp_path / "a.ppm", picture())
-    done = run(built / "wsss_runner", path, "--check", "--out", tmp_path / "check", image)
+    done = run(program, path, "--check", "--out", tmp_path / "check", image)
     assert (done.returncode, done.stderr) == (0, "")
-    done = run(built / "wsss_runner", path, "--out", tmp_path / "out", image)
+    done = run(program, path, "--out", tmp_path / "out", image)
     # without a GPU that is the first thing missing; with one, these bytes are no engine, or the headers' version is another one
     expected = "TensorRT cannot" if torch.cuda.is_available() else "wsss_runner: CUDA cannot find a GPU"
     assert done.returncode == 1 and expected in done.stderr
+
+
+@pytest.mark.cuda
+def test_it_gives_the_maps_of_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSSS_CACHE", str(tmp_path))
+    program, made = linked(tmp_path / "built"), tmp_path / "small.engine"
+    source = ["--onnx", str(onnx_file(SMALLEST)), "--engine", "trt-rtx", "--shapes", "1x8x8,1x40x40,2x64x96"]
+    assert main(["export", *source, "--out", str(made)]) == 0
+    pixels, model = picture(), SMALLEST.network()
+    done = run(program, made, "--out", tmp_path / "maps", save(tmp_path / "a.ppm", pixels))
+    assert done.returncode == 0, done.stderr
+    with torch.inference_mode():
+        wanted = model.forward_cam(model.normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None]))[0]
+    assert relative_error(torch.from_numpy(np.load(tmp_path / "maps" / "a.maps.npy")), wanted) < 1e-4

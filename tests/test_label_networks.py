@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -198,10 +199,20 @@ def test_the_walk_along_the_image_stops_at_its_edges():
     inside = np.zeros((64, 96), bool)
     inside[16:48, 24:72] = True
     plain = run(SeenEngine(seen), image).values > 0
-    walked = run(SeenEngine(seen), image, walk="image").values > 0
-    sharp = run(SeenEngine(seen), image, walk="image", crf=True).values > 0
+    far = {"walk": "image", "walk_steps": 256, "alpha": 6.0}
+    walked = run(SeenEngine(seen), image, **far).values > 0
+    sharp = run(SeenEngine(seen), image, **far, crf=True).values > 0
     assert (plain & ~inside).any() and not (walked & ~inside).any()
     assert overlap(plain, inside) < 0.75 and overlap(sharp, inside) > 0.95
+
+
+def test_what_a_walk_along_the_image_takes_by_itself():
+    chosen = LabelSettings.create(walk="image", background=0.5)
+    settings = resolved(SeenEngine(None), chosen)
+    assert (settings.alpha, settings.walk_steps) == (pytest.approx(1), 16)  # maps meet 1 - m at one half, too
+    assert resolved(SeenEngine(None), dataclasses.replace(chosen, alpha=4.0, walk_steps=7)).alpha == 4
+    settings = resolved(SeenEngine(None), dataclasses.replace(chosen, walk="net.safetensors"))
+    assert (settings.alpha, settings.walk_steps) == (6, 256)
 
 
 def test_edges_of_a_picture():

@@ -63,9 +63,12 @@ def make_maps(
     out = Path(out)
     try:
         plan = make_plan(images, out, LabelSettings())
-        folder = OutputFolder(out, "saliency")
-    except (PlanError, OutputRefusedError) as error:
+    except PlanError as error:
         raise DataError(f"saliency: {str(error).removeprefix('label: ')}") from None
+    try:
+        folder = OutputFolder(out, "saliency")
+    except OutputRefusedError as error:
+        raise DataError(str(error)) from None
     try:
         engine, source = _engine(model, settings)
         _note_provenance(folder, source)
@@ -80,7 +83,7 @@ def make_maps(
                     folder.write(image.output, png(Image.fromarray(values)))
                     summary.made += 1
             except (ImageError, OutputRefusedError) as error:
-                reason = summary.failures[image.name] = str(error).removeprefix("label: ")
+                reason = summary.failures[image.name] = str(error)
             if progress is not None:
                 progress(summary, image.name, reason)
     finally:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BUILT_IN = "efficientnet-lite0"
 BACKGROUND = 0.3
 ALPHA = 6.0
+STEPS, IMAGE_STEPS = 256, 16  # of the walk: published; along the image's edges, where many would flood it
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,15 @@ def resolved(model: Model, settings: LabelSettings) -> LabelSettings:
         "merge": settings.merge or defaults.merge,
         "background": defaults.background if settings.background is None else settings.background,
     }
-    if settings.alpha is None and settings.walk is not None:
+    if settings.alpha is None and settings.walk == "image":
+        # the published ones were chosen for trained affinities
+        from wsss_fast.methods._maps import exponent_of
+
+        values["alpha"] = exponent_of(values["background"])
+    elif settings.alpha is None and settings.walk is not None:
         values["alpha"] = defaults.alpha
+    if settings.walk_steps is None and settings.walk is not None:
+        values["walk_steps"] = IMAGE_STEPS if settings.walk == "image" else STEPS
     return dataclasses.replace(settings, **values)
 
 

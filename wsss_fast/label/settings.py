@@ -59,13 +59,14 @@ class LabelSettings:
         None, "score of the background beside maps with a maximum of 1; default the method's, else 0.3"
     )
     alpha: float | None = setting(
-        None, "background (1 - max of the maps)^alpha in place of a constant (walk: 16 for cam, else 6)"
+        None,
+        "background (1 - max of the maps)^alpha in place of a constant (walk: 16 for cam, else 6; image edges: as the constant)",
     )
     walk: str | None = setting(
         None, "random walk along 'image' (its edges), or by an affinitynet or irn checkpoint", metavar="FILE"
     )
     walk_beta: float | None = setting(None, "power of the affinities in the walk (default 8, irn 10)")
-    walk_steps: int = setting(256, "steps of the walk")
+    walk_steps: int | None = setting(None, "steps of the walk (default 256, along image edges 16)")
     crf: bool = setting(False, "a dense CRF on background and present classes")
     uncertain: float | None = setting(None, "value 255 where the best score leads the second by less than this share of all")
     # what is written

@@ -96,3 +96,9 @@ def add_background(cam: Tensor, alpha: float) -> Tensor:
     *batch, k, h, w = cam.shape
     strongest = cam.amax(dim=-3, keepdim=True) if k else cam.new_zeros((*batch, 1, h, w))
     return torch.cat([(1 - strongest).clamp_(min=0) ** alpha, cam], dim=-3)
+
+
+def exponent_of(threshold: float) -> float:
+    """The background (1 - m)^alpha that a map meets at the same value as the constant `threshold`."""
+    inside = min(max(threshold, 0.01), 0.99)
+    return math.log(inside) / math.log(1 - inside)

@@ -7,7 +7,6 @@ file is there is done: a stage that was stopped goes on with the next one. A tra
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.images import ImageError, read_image
 from wsss_fast.files.png import mask_png
 from wsss_fast.methods import affinitynet, checkpoint, dcp, irn, pair_labels
+from wsss_fast.methods._maps import exponent_of
 from wsss_fast.recipes import judge
 from wsss_fast.recipes.schema import Recipe, RecipeError, Stage
 from wsss_fast.recipes.settings import BEST, KINDS, Crf
@@ -203,12 +203,6 @@ def best_threshold(work: Work) -> float:
         hint = "give a number, or a data set with masks"
         raise RecipeError(f"run: stage {work.stage.name}: a best background needs a truth to choose by. Hint: {hint}")
     return float(work.outcomes["maps"]["threshold"])
-
-
-def exponent_of(threshold: float) -> float:
-    """The background (1 - m)^alpha that a map meets at the same value as the constant `threshold`."""
-    inside = min(max(threshold, 0.01), 0.99)
-    return math.log(inside) / math.log(1 - inside)
 
 
 def threshold_at(exponent: float) -> float:
