@@ -64,7 +64,12 @@ TABLE = {
         "wsss label PHOTOS --model seam.safetensors": RUN,
         "wsss label --verify MASKS": RUN,
     },
-    "docs/label.md": {"wsss label PHOTOS": RUN, "wsss label wsss-demo/images": CHECK},
+    "docs/label.md": {
+        "wsss label PHOTOS": RUN,
+        "wsss label wsss-demo/images": CHECK,
+        "- {name: pet": save("groups.yaml"),
+        "wsss label PHOTOS --model efficientnet-lite0 --classes": CHECK,  # tests/test_label_classes.py labels
+    },
     "docs/many_machines.md": {"ray start": CHECK},  # tests/test_label_ray.py starts a cluster
     "docs/nets.md": {"wsss convert resnet38_SEAM.pth": CHECK},  # tests/test_convert.py converts
     "docs/pair_labels.md": {"wsss train affinitynet": CHECK},  # tests/test_affinitynet_training.py trains

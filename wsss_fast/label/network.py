@@ -41,12 +41,13 @@ _ALPHA = {"cam": 16.0}  # of PSA; the others follow SEAM
 def load_network(model: Any, settings: LabelSettings) -> NetworkModel:
     device = chosen_device(settings.device)
     engine, module, classes = load_source(model, settings, device)
-    if settings.classes is not None:
+    if settings.classes is not None and not settings.grouped:
         from wsss_fast.data.labels import read_classes
 
         classes = read_classes(settings.classes)
         if len(classes) != engine.meta.num_classes:
-            raise SettingsError(f"label: 'classes' must name {engine.meta.num_classes} classes, got {len(classes)}")
+            hint = "groups of classes stand in a .yaml file"
+            raise SettingsError(f"label: 'classes' must name {engine.meta.num_classes} classes, got {len(classes)}. Hint: {hint}")
     return NetworkModel(engine, module, classes, settings)
 
 

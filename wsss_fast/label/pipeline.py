@@ -18,6 +18,7 @@ from wsss_fast._settings import SettingsError
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.names import printable
 from wsss_fast.label import collect, formats, manifest
+from wsss_fast.label.classes import MAX_CLASSES
 from wsss_fast.label.decode import Decoders
 from wsss_fast.label.done import DoneTable
 from wsss_fast.label.job import Job, Labels, foreign_file
@@ -37,7 +38,6 @@ logger = logging.getLogger("wsss_fast.label")
 REPORT = "report"
 _FAILURES_KEPT = 1000
 _MOST_CLASSES = {"index": 65534}
-_MOST_CLASSES_8_BIT = 254
 
 
 @dataclass(frozen=True)
@@ -230,10 +230,13 @@ class _Counter:
 
 
 def _check_classes(model: Model, settings: LabelSettings) -> None:
-    most = _MOST_CLASSES.get(settings.format, _MOST_CLASSES_8_BIT)
+    most = _MOST_CLASSES.get(settings.format, MAX_CLASSES)
     if not 1 <= len(model.class_names) <= most:
-        hint = "--format index writes 16-bit masks" if most == _MOST_CLASSES_8_BIT else "no mask can tell so many apart"
-        raise SettingsError(f"label: 'model' must have 1 to {most} classes, got {len(model.class_names)}. Hint: {hint}")
+        must = "'classes' must hold 1 to {} groups" if settings.grouped else "'model' must have 1 to {} classes"
+        hint = "--format index writes 16-bit masks, --classes FILE.yaml gathers classes into groups"
+        if most != MAX_CLASSES:
+            hint = "no mask can tell so many apart"
+        raise SettingsError(f"label: {must.format(most)}, got {len(model.class_names)}. Hint: {hint}")
 
 
 def _read_labels(plan: Plan, model: Model, settings: LabelSettings) -> Labels | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from wsss_fast.label.classes import imagenet_groups
+from wsss_fast.label.classes import IMAGENET_CLASSES, imagenet_groups, read_groups
 from wsss_fast.label.settings import LabelSettings, SettingsError
 
 if TYPE_CHECKING:
@@ -57,6 +57,15 @@ class Defaults:
 
 
 def load_model(model: Any, settings: LabelSettings) -> Model:
+    loaded = _loaded(model, settings)
+    if not settings.grouped or isinstance(loaded, Lite0Model):
+        return loaded
+    from wsss_fast.label.grouped import GroupedModel
+
+    return GroupedModel(loaded, settings.classes)
+
+
+def _loaded(model: Any, settings: LabelSettings) -> Model:
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         if name == BUILT_IN and settings.method is None:
@@ -65,6 +74,7 @@ def load_model(model: Any, settings: LabelSettings) -> Model:
 
         return load_network(name, settings)
     if isinstance(model, Model):
+        _refuse_names(settings)
         return model
     from torch import nn
 
@@ -74,6 +84,11 @@ def load_model(model: Any, settings: LabelSettings) -> Model:
     if not isinstance(model, nn.Module | Engine):
         raise TypeError(f"label: 'model' must be a name, a file, a network or an engine, got {type(model).__name__}")
     return load_network(model, settings)
+
+
+def _refuse_names(settings: LabelSettings) -> None:
+    if settings.classes is not None and not settings.grouped:
+        raise SettingsError("label: 'classes' must be a .yaml file of groups for a model whose classes have names")
 
 
 def resolved(model: Model, settings: LabelSettings) -> LabelSettings:
@@ -121,6 +136,10 @@ class Lite0Model:
 
         if settings.engine not in (None, "torch"):
             raise SettingsError(f"label: 'engine' must be torch for {BUILT_IN}, got '{settings.engine}'. Hint: export a network")
+        _refuse_names(settings)
+        groups = imagenet_groups()
+        if settings.grouped:
+            groups = read_groups(settings.classes, {group.name: group.classes for group in groups}, IMAGENET_CLASSES)
         self.device = Device(chosen_device(settings.device))
         device = self.device.torch
         network, digest = efficientnet.load_pretrained(output_stride=16)
@@ -133,13 +152,14 @@ class Lite0Model:
         # The scoring pass goes first: the maps of all scales use the weights that it chooses.
         self._sides = sorted(sides, key=lambda side: (abs(side - self.SCORING_SIDE), side))
         self._mean, self._std = efficientnet.MEAN[0], efficientnet.STD[0]
-        groups = imagenet_groups()
         self.class_names = tuple(group.name for group in groups)
         membership = torch.zeros(len(groups), network.num_classes)
         for index, group in enumerate(groups):
             membership[index, list(group.classes)] = 1
         self._membership = membership.to(device)
         self.identity = {"name": BUILT_IN, "sha256": digest, "engine": "torch", "device": device.type}
+        if settings.grouped:
+            self.identity["groups"] = {group.name: list(group.classes) for group in groups}
 
     def predict(self, pixels: np.ndarray) -> Prediction:
         import torch

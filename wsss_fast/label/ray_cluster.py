@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsss_fast import _settings
 from wsss_fast._extras import require
-from wsss_fast._settings import SettingsError
+from wsss_fast._settings import SettingsError, differences
 from wsss_fast.files.folder import OutputStoppedError
 from wsss_fast.files.images import ImageError, Location, stamp_of
 from wsss_fast.files.names import printable
@@ -162,7 +162,7 @@ class Cluster:
             raise SettingsError(f"label: the worker on {found.host} has {found.tool['tool']}, the job {manifest.tool()['tool']}")
         if self.model is None:
             self.model = found
-        elif changes := manifest.differences("worker", self.model.compared, found.compared):
+        elif changes := differences(self.model.compared, found.compared, "worker"):
             raise SettingsError(
                 f"label: the worker on {found.host} is not as the one on {self.model.host}:\n  "
                 + "\n  ".join(changes)

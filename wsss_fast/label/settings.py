@@ -38,7 +38,9 @@ class LabelSettings:
     published: str | None = setting(None, "paper or code: how such a network reads its paper")
     num_classes: int | None = setting(None, "object classes of such a network; default what its file has, else 20")
     random_weights: int | None = setting(None, "a network of --method with random weights of this seed, to try things out")
-    classes: str | None = setting(None, "file with one class name a line, for a model without names", metavar="FILE")
+    classes: str | None = setting(
+        None, "names of a model without, one a line; or a .yaml file that gathers a model's classes into groups", metavar="FILE"
+    )
     # which classes are in an image
     labels: str | None = setting(
         None, "image-level labels: CSV, JSON, VOC XML folder, COCO, list, .npy, or a folder a class", metavar="FILE"
@@ -124,6 +126,11 @@ class LabelSettings:
             raise SettingsError(f"label: '{given}' does not go with format alpha, whose background comes from 'alphas'")
         if self.format == "npz" and self.uncertain is not None:
             raise SettingsError("label: 'uncertain' is for masks, and format npz writes maps")
+
+    @property
+    def grouped(self) -> bool:
+        """`classes` holds groups, not names."""
+        return self.classes is not None and str(self.classes).lower().endswith((".yaml", ".yml"))
 
     @property
     def place(self) -> tuple[int, int]:
