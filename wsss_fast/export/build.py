@@ -62,6 +62,57 @@ def export(
     """
     settings = settings or ExportSettings()
     out = Path(out)
+    _check_out(out, settings)
+    images = None if settings.verify is None else pictures(settings.verify, settings.masks)
+    samples = None if settings.calibrate is None else pictures(settings.calibrate)
+    device = torch.device("cpu") if settings.engine == "onnx" else engines.chosen_device(settings.device)
+    sizes = engines.tensorrt().prepared(settings) if settings.engine in TENSORRT else None
+    progress("reading the network")
+    module, classes = network(model, settings, onnx)
+    with _staging(out) as folder:
+        job = _Job(settings, out, Path(folder), device, module, images, samples, progress)
+        plain = _plain(job, onnx, classes)
+        ready = _ready(job, plain)
+        made = _engine(job, ready, sizes)
+        tried, reason = _tried(job, plain, ready, made)
+        _put_in_place(made, out, onnx)
+    served = None if settings.triton is None else triton.write(settings, out, tried.meta)
+    kept = tuple((tried.float16 or {}).get("kept_in_float32", ()))
+    return Exported(out, tried.meta, tried.report, reason, tried.written, kept, served)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every step reads."""
+
+    settings: ExportSettings
+    out: Path
+    folder: Path  # where files lie until they are known to be good
+    device: torch.device
+    module: nn.Module | None  # None: an ONNX file alone was given
+    images: list[Picture] | None  # of --verify
+    samples: list[Picture] | None  # of --calibrate
+    progress: Progress
+
+    def reference(self, plain: Path) -> nn.Module | Engine:
+        """Without the network an engine is held against the ONNX file that it was made of, run by ONNX Runtime on the CPU."""
+        if self.module is not None:
+            return self.module
+        return engines.load_engine(plain, "ort", "cpu", self.settings.threads)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A graph, or a package of aoti, and what has been found out about it."""
+
+    path: Path
+    meta: EngineMeta
+    report: Report | None = None
+    written: tuple[Path, ...] = ()
+    float16: dict[str, Any] | None = None
+
+
+def _check_out(out: Path, settings: ExportSettings) -> None:
     wanted = SUFFIXES[settings.engine]
     if out.suffix.lower() != wanted:
         raise ValueError(f"export: '--out' must end in {wanted} for {settings.engine}, got '{out.name}'")
@@ -69,113 +120,110 @@ def export(
         raise IsADirectoryError(f"export: cannot write '{out}': it is a folder")
     if settings.triton is not None:
         triton.check(settings, out)
-    images = None if settings.verify is None else pictures(settings.verify, settings.masks)
-    samples = None if settings.calibrate is None else pictures(settings.calibrate)
-    device = torch.device("cpu") if settings.engine == "onnx" else engines.chosen_device(settings.device)
-    if settings.engine in TENSORRT:
-        tensorrt = engines.tensorrt()
-        sizes = tensorrt.prepared(settings)
-    progress("reading the network")
-    module, classes = network(model, settings, onnx)
+
+
+def _staging(out: Path) -> tempfile.TemporaryDirectory[str]:
     try:
-        staging = tempfile.TemporaryDirectory(prefix=".wsss-", dir=out.parent)
+        return tempfile.TemporaryDirectory(prefix=".wsss-", dir=out.parent)
     except OSError as error:
         raise OSError(f"export: cannot write '{out}': {error.strerror}") from None
-    with staging as folder:
-        graph = Path(folder) / f"{out.stem}.onnx"
-        if onnx is not None:
-            graph = Path(onnx)
-            meta = _given(graph, settings, module)
-        elif settings.engine == "aoti":
-            made = Path(folder) / out.name
-            progress("compiling")
-            from wsss_fast.export.aoti import write_aoti
 
-            meta = write_aoti(module, made, settings.precision, classes, device)
-        else:
-            progress("writing the graph")
-            meta = write_onnx(module, graph, "fp32" if settings.precision == "int8" else settings.precision, classes)
-        written, report, float16 = (), None, None
-        plain = graph
-        if samples is not None:
-            graph = Path(folder) / f"{out.stem}.onnx"
-            against = _reference(plain, settings, module)
-            meta, report, written = _in_int8(plain, graph, against, samples, images or samples, settings, out, progress)
-        elif meta.precision == "fp16" and settings.engine != "aoti":
-            progress("looking for overflow")
-            graph, float16 = _without_overflow(plain, Path(folder) / f"{out.stem}.onnx", images or generated(), meta)
-        if settings.engine in TENSORRT:
-            progress("building the engine")
-            profile = tensorrt.profile_of(settings, sizes, meta.scales)
-            made = tensorrt.build_for_export(graph, Path(folder) / out.name, settings, profile)
-        elif settings.engine != "aoti":
-            made = graph
-        reason = _cannot_verify(settings, meta, device, module)
-        if report is not None and (reason is not None or device.type == "cpu"):
-            reason = reason if settings.engine in TENSORRT else None  # the graph was verified, and is all there is
-        elif reason is None:
-            progress("verifying")
-            engine = engines.load_engine(made, _runner(settings.engine), device, settings.threads)
-            shown = graph if settings.engine in ("onnx", "ort") and meta.precision != "int8" else None
-            against = _reference(plain, settings, module)
-            report = dataclasses.replace(verify(engine, against, images or samples, settings.bound, shown), float16=float16)
-            if settings.verify is not None:
-                written += _write_reports(report, out)
-            del engine
-            if not report.passed:
-                raise VerificationError(report)
-        elif settings.verify is not None:
+
+def _plain(job: _Job, onnx: str | Path | None, classes: tuple[str, ...]) -> _File:
+    """The graph that was given, or the network as a graph, or compiled."""
+    settings = job.settings
+    if onnx is not None:
+        return _File(Path(onnx), _given(Path(onnx), settings, job.module))
+    if settings.engine == "aoti":
+        from wsss_fast.export.aoti import write_aoti
+
+        job.progress("compiling")
+        made = job.folder / job.out.name
+        return _File(made, write_aoti(job.module, made, settings.precision, classes, job.device))
+    job.progress("writing the graph")
+    graph = job.folder / f"{job.out.stem}.onnx"
+    return _File(graph, write_onnx(job.module, graph, "fp32" if settings.precision == "int8" else settings.precision, classes))
+
+
+def _ready(job: _Job, plain: _File) -> _File:
+    """The graph with int8 convolutions, or in a float16 that does not overflow."""
+    if job.samples is not None:
+        return _in_int8(job, plain.path, job.samples)
+    if plain.meta.precision == "fp16" and job.settings.engine != "aoti":
+        return _without_overflow(job, plain)
+    return plain
+
+
+def _engine(job: _Job, ready: _File, sizes: Any) -> Path:
+    if job.settings.engine not in TENSORRT:
+        return ready.path
+    job.progress("building the engine")
+    tensorrt = engines.tensorrt()
+    profile = tensorrt.profile_of(job.settings, sizes, ready.meta.scales)
+    return tensorrt.build_for_export(ready.path, job.folder / job.out.name, job.settings, profile)
+
+
+def _tried(job: _Job, plain: _File, ready: _File, made: Path) -> tuple[_File, str]:
+    """The file with the report of its verification, or with the reason why there is none."""
+    settings = job.settings
+    reason = _cannot_verify(settings, ready.meta, job.device, job.module)
+    if ready.report is not None and (reason is not None or job.device.type == "cpu"):
+        # the int8 graph was verified, which for ONNX Runtime on a CPU is the whole engine
+        return ready, (reason or "") if settings.engine in TENSORRT else ""
+    if reason is not None:
+        if settings.verify is not None:
             raise RuntimeError(f"export: '--verify' cannot be done here: {reason}")
-        _put_in_place(made, out, onnx)
-    served = None if settings.triton is None else triton.write(settings, out, meta)
-    kept = tuple((float16 or {}).get("kept_in_float32", ()))
-    return Exported(out, meta, report, reason or "", written, kept, served)
+        return ready, reason
+    job.progress("verifying")
+    engine = engines.load_engine(made, _runner(settings.engine), job.device, settings.threads)
+    shown = made if settings.engine in ("onnx", "ort") and ready.meta.precision != "int8" else None
+    report = verify(engine, job.reference(plain.path), job.images or job.samples, settings.bound, shown)
+    report = dataclasses.replace(report, float16=ready.float16)
+    written = ready.written if settings.verify is None else ready.written + _write_reports(report, job.out)
+    if not report.passed:
+        raise VerificationError(report)
+    return dataclasses.replace(ready, report=report, written=written), ""
 
 
-def _in_int8(
-    source: Path,
-    made: Path,
-    against: nn.Module | Engine,
-    samples: list[Picture],
-    images: list[Picture],
-    settings: ExportSettings,
-    out: Path,
-    progress: Progress,
-) -> tuple[EngineMeta, Report, tuple[Path, ...]]:
-    """The float32 graph `source` with int8 convolutions at `made`, tried by ONNX Runtime on the CPU for whatever engine it is."""
+def _in_int8(job: _Job, plain: Path, samples: list[Picture]) -> _File:
+    """The float32 graph `plain` with int8 convolutions, tried by ONNX Runtime on the CPU for whatever engine it is."""
     from wsss_fast.export.int8 import write_int8
     from wsss_fast.export.sensitivity import sensitivity
 
-    progress("calibrating")
-    meta = foreign.checked_meta(source)
-    model, scales = write_int8(source, made, (meta.normalisation(pixels) for _, pixels, _ in samples), settings.keep_float)
-    progress("verifying")
+    settings, images, against = job.settings, job.images or samples, job.reference(plain)
+    job.progress("calibrating")
+    meta = foreign.checked_meta(plain)
+    made = job.folder / f"{job.out.stem}.onnx"
+    model, scales = write_int8(plain, made, (meta.normalisation(pixels) for _, pixels, _ in samples), settings.keep_float)
+    job.progress("verifying")
     report = verify(engines.load_engine(made, "ort", "cpu", settings.threads), against, images, settings.bound)
-    losses = sensitivity(model, meta, scales, images, settings.keep_float, progress)
-    written = _write_reports(report, out) + _write_reports(losses, out, "int8")
+    losses = sensitivity(model, meta, scales, images, settings.keep_float, job.progress)
+    written = _write_reports(report, job.out) + _write_reports(losses, job.out, "int8")
     if not report.passed:
         worst = ",".join((*settings.keep_float, *losses.worst()))
         raise VerificationError(report, f"--keep-float {worst} leaves the layers that lose most in float32; ")
-    return foreign.checked_meta(made), report, written
+    return _File(made, foreign.checked_meta(made), report, written)
 
 
-def _without_overflow(source: Path, made: Path, images: list[Picture], meta: EngineMeta) -> tuple[Path, dict[str, Any]]:
-    """The float16 graph, rewritten at `made` if it must compute something in float32; and what to report of that. Running it on
-    a CPU would not show an overflow: ONNX Runtime computes in float32 there.
+def _without_overflow(job: _Job, plain: _File) -> _File:
+    """The float16 graph, written anew if it must compute something in float32; and what to report of that. Running it on a CPU
+    would not show an overflow: ONNX Runtime computes in float32 there.
     """
     import onnx
 
     from wsss_fast.export import half
 
-    model = foreign.checked(source)
-    values = half.without_overflow(model, (meta.normalisation(pixels) for _, pixels, _ in images))
+    job.progress("looking for overflow")
+    model = foreign.checked(plain.path)
+    values = half.without_overflow(model, (plain.meta.normalisation(pixels) for _, pixels, _ in job.images or generated()))
     kept = [f"{entry.value} ({entry.layer})" for entry in values if entry.overflows]
     told = {"allowed": half.ALLOWED, "kept_in_float32": kept, "largest": [dataclasses.asdict(entry) for entry in values[:5]]}
     if not kept:
-        return source, told
+        return dataclasses.replace(plain, float16=told)
+    made = job.folder / f"{job.out.stem}.onnx"
     onnx.save(model, made)
     onnx.checker.check_model(made, full_check=True)
-    return made, told
+    return _File(made, plain.meta, float16=told)
 
 
 def network(
@@ -210,13 +258,6 @@ def _given(graph: Path, settings: ExportSettings, network: nn.Module | None) -> 
     if network is not None and EngineMeta.of(network).weights_sha256 != meta.weights_sha256:
         raise ValueError(f"export: '{graph}' was not made of the weights of the model that was given with it")
     return meta
-
-
-def _reference(graph: Path, settings: ExportSettings, network: nn.Module | None) -> nn.Module | Engine:
-    """Without the network an engine is held against the ONNX file that it was made of, run by ONNX Runtime on the CPU."""
-    if network is not None:
-        return network
-    return engines.load_engine(graph, "ort", "cpu", settings.threads)
 
 
 def _runner(engine: str) -> str:
