@@ -128,7 +128,7 @@ def test_the_tutorial_as_it_is_written(tmp_path: Path) -> None:
     """In a shell, in an empty folder; what it prints is what the page shows, but for the numbers."""
     scripts = tmp_path / "bin"
     scripts.mkdir()
-    start = f"#!{sys.executable}\nimport sys\nfrom wsss_fast.cli import main\nsys.exit(main())\n"
+    start = f"#!{sys.executable}\nimport sys\nfrom wsss_fast.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
     (scripts / "wsss").write_text(start)
     (scripts / "wsss").chmod(0o755)
     path = os.pathsep.join([str(scripts), os.environ["PATH"]])

@@ -1,8 +1,8 @@
 """Where an ONNX file begins to compute something else than the network: values inside both graphs, side by side.
 
 The network is traced anew in the precision of the file, so that its values bear the names of the file, and then computed in
-float32. Two values are a pair if the nodes that make them also came from the same layer and the same operator with the same inputs,
-as the exporter wrote into the file; others are not compared.
+float32. Two values are a pair if the nodes that make them also came from the same layer and the same operator with the same
+inputs, as the exporter wrote into the file; others are not compared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from wsss_fast.export.engine import EngineMeta
-from wsss_fast.export.graph import inside, layer_of
+from wsss_fast.export.graph import inside, layers_of_values
 from wsss_fast.export.onnx import exportable, trace
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -39,7 +39,7 @@ def first_diverging(path: Path, model: nn.Module, image: Tensor, meta: EngineMet
     for name, value in zip(compared, inside(graph, compared)(image), strict=True):
         if value.shape != eager[name].shape or not _error(value, eager[name]) <= bound:
             node = nodes[name]
-            found = {"node": node.name or name, "operation": node.op_type, "layer": layer_of(node)}
+            found = {"node": node.name or name, "operation": node.op_type, "layer": layers_of_values(graph.graph)[name]}
             shapes = value.shape == eager[name].shape
             return {**found, "error": float(f"{_error(value, eager[name]):.3g}") if shapes else "another shape"}
     agree = "every node that was compared agrees with the network within rounding"
