@@ -68,7 +68,6 @@ TABLE = {
         "wsss label PHOTOS": RUN,
         "wsss label wsss-demo/images": CHECK,
         "- {name: pet": save("groups.yaml"),
-        "wsss label PHOTOS --model efficientnet-lite0 --classes": CHECK,  # tests/test_label_classes.py labels
     },
     "docs/many_machines.md": {"ray start": CHECK},  # tests/test_label_ray.py starts a cluster
     "docs/nets.md": {"wsss convert resnet38_SEAM.pth": CHECK},  # tests/test_convert.py converts
