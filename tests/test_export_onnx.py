@@ -101,6 +101,11 @@ print(worst)
 """
 
 
+def test_no_path_of_this_machine_is_in_the_file() -> None:
+    whole = onnx_file(SEAM).read_bytes()
+    assert b".py" not in whole and str(Path(__file__).parents[1]).encode() not in whole
+
+
 def test_plain_onnx_runtime_needs_neither_our_package_nor_torch(tmp_path: Path) -> None:
     files = []
     for case in (SEAM, *(case for case in CASES if case.method in ("cpn", "affinitynet"))):

@@ -123,11 +123,21 @@ def _finished(program: Any, meta: EngineMeta) -> Any:
     complete(proto)
     keep_sums_in_float32(proto)
     demand_dynamic(proto, meta)
+    _forget_paths(proto)
     versions = {**meta.versions, "onnx": onnx.__version__, "onnxscript": require("onnxscript").__version__}
     onnx.helper.set_model_props(proto, {META: replace(meta, versions=versions).to_json()})
     proto.producer_name, proto.producer_version = "wsss_fast", __version__
     proto.graph.name = meta.method
     return proto
+
+
+def _forget_paths(proto: Any) -> None:
+    """Where a node was traced from is a path of this machine, which is nobody else's business."""
+    for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+        for node in nodes:
+            kept = [entry for entry in node.metadata_props if not entry.key.endswith("stack_trace")]
+            del node.metadata_props[:]
+            node.metadata_props.extend(kept)
 
 
 def demand_dynamic(proto: Any, meta: EngineMeta) -> None:

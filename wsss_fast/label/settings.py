@@ -114,8 +114,6 @@ class LabelSettings:
         if self.ray is not None and self.report:
             hint = "once it is done, the same command with --report and without --ray makes the report and labels nothing anew"
             raise SettingsError(f"label: 'report' does not go with 'ray', whose workers label and show nothing. Hint: {hint}")
-        if self.ray is not None and self.report:
-            raise SettingsError("label: 'report' is made on one machine. Hint: afterwards, the same command without 'ray'")
         _ = self.place
 
     def _check_fit(self) -> None:
