@@ -71,6 +71,8 @@ MORE_CASES = [
     Case("deeplab", "vgg16", ASPP),
     Case("deeplab", "vgg16", FOV, published="paper"),
     Case("deeplab", "resnet38", FOV),
+    Case("deeplab", "efficientnet-lite0", ASPP),
+    Case("deeplab", "efficientnet-lite0", FOV),
 ]
 BY_METHOD = {case.method: case for case in reversed((*CASES, *MORE_CASES))}  # the first of each
 SEAM = CASES[3]

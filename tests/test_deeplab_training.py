@@ -17,7 +17,7 @@ from wsss_fast.methods._training import Training
 from wsss_fast.train.optimiser import make_optimiser, parameter_groups
 
 NETWORKS = [("resnet101-caffe", "aspp"), ("resnet101-caffe", "largefov"), ("vgg16", "aspp"), ("vgg16", "largefov")]
-NETWORKS += [("resnet38", "largefov"), ("resnet50", "aspp")]
+NETWORKS += [("resnet38", "largefov"), ("resnet50", "aspp"), ("efficientnet-lite0", "aspp"), ("efficientnet-lite0", "largefov")]
 
 
 def scenes(count: int, side: int) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,8 @@ def batch(count: int = 2, side: int = 40) -> dict[str, object]:
 
 def training(backbone: str = "vgg16", head: str = "aspp", published: str | None = None, **changes: object) -> Training:
     chosen = methods.settings("deeplab", published, backbone=backbone, head=head, **changes)
-    return methods.training("deeplab", 2, backbone, published, chosen, head=head, width=1 / 16)
+    width = {} if backbone == "efficientnet-lite0" else {"width": 1 / 16}
+    return methods.training("deeplab", 2, backbone, published, chosen, head=head, **width)
 
 
 def cross_entropy(logits: Tensor, mask: Tensor) -> float:

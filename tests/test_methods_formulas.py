@@ -17,7 +17,9 @@ IMAGE = (2, 3, 33, 42)
 
 def small(name: str, backbone: str | None = None, **options: object) -> nn.Module:
     torch.manual_seed(0)
-    return lively(methods.create(name, 3, backbone, width=1 / 16, **options))
+    if backbone != "efficientnet-lite0":
+        options = {"width": 1 / 16, **options}
+    return lively(methods.create(name, 3, backbone, **options))
 
 
 def column_normalised(feature: Tensor) -> Tensor:
@@ -221,6 +223,19 @@ def test_deeplab_heads_by_hand(head: str) -> None:
             y = functional.conv2d(x, fc[0].weight, fc[0].bias, padding=rate, dilation=rate).relu()
             total = total + fc[2](fc[1](y).relu())
         assert relative_error(model.forward_cam(image), total) < 1e-5
+
+
+@torch.inference_mode()
+def test_deeplab_on_efficientnet_looks_as_far_at_any_stride() -> None:
+    """The dilations are counted in pixels: at output stride 8 twice as many cells as at 16."""
+    for stride, rates in ((8, (6, 12, 18, 24)), (16, (3, 6, 9, 12)), (32, (1, 3, 4, 6))):
+        model = small("deeplab", "efficientnet-lite0", output_stride=stride)
+        image = torch.randn(1, 3, 64, 96)
+        features, total = model.backbone.features(image), 0
+        for branch, rate in zip(model.aspp.children(), rates, strict=True):
+            total = total + functional.conv2d(features, branch.weight, branch.bias, padding=rate, dilation=rate)
+        assert relative_error(model.forward_cam(image), total) < 1e-5
+    assert not any("_fc" in name for name in model.state_dict())
 
 
 def test_deeplab_published_names() -> None:

@@ -142,6 +142,11 @@ def test_the_built_in_weights_fill_efficientnet():
     training = methods.training("cam", 3, "efficientnet-lite0", settings=methods.settings("cam"))
     told = initial.initialise(training, "efficientnet-lite0")
     assert told.endswith("; new: _fc") and "from efficientnet-lite0" in told
+    segmentation = methods.training("deeplab", 3, "efficientnet-lite0", settings=methods.settings("deeplab"))
+    told = initial.initialise(segmentation, "efficientnet-lite0")
+    assert told.endswith("; new: " + ", ".join(f"aspp.c{branch}" for branch in range(4)))
+    blocks = segmentation.model.backbone._blocks, training.model._blocks
+    assert torch.equal(blocks[0][15]._expand_conv.weight, blocks[1][15]._expand_conv.weight)
     with pytest.raises(ValueError, match=r"train: 'init': 'efficientnet-lite0' does not fit the network"):
         initial.initialise(narrow(), "efficientnet-lite0")
 

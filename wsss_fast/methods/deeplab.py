@@ -7,6 +7,7 @@ Heads: ``largefov`` (DeepLab v1: a 3x3 convolution of dilation 12 and two 1x1) a
 - ``vgg16``: L2G's fork of deeplab-pytorch
 - ``resnet38``: the v1 of SEAM and CPN, with batch normalisation in its head
 - ``resnet50``, ``resnet101``: torchvision's backbone names, for ImageNet weights
+- ``efficientnet-lite0``: not published with DeepLab; a CPU can train it from the built-in ImageNet weights
 
 ``forward_cam`` gives the logits [N, 1 + C, h, w] of one scale, background first. ``forward`` in eval mode gives the
 element-wise maximum of the logits over ``scales`` of the image, at the grid of scale 1; in training the list of the logits of
@@ -29,6 +30,7 @@ from wsss_fast.methods._deeplab_training import HEADS, DeepLabSettings, DeepLabT
 from wsss_fast.methods._infer import at_scale, bilinear
 from wsss_fast.methods._method import Method
 from wsss_fast.nets._common import batch_norms, check_choice, check_image, freeze, scaled
+from wsss_fast.nets.efficientnet import HEAD_CHANNELS, EfficientNetLite0
 from wsss_fast.nets.resnet import CaffeResNet, ResNet
 from wsss_fast.nets.resnet38 import ResNet38
 from wsss_fast.nets.vgg16 import VGG16
@@ -77,9 +79,9 @@ class Aspp(nn.Module):
 
 
 class LargeFov(nn.Sequential):
-    def __init__(self, inputs: int, middle: int, outputs: int) -> None:
+    def __init__(self, inputs: int, middle: int, outputs: int, rate: int = FOV_RATE) -> None:
         super().__init__()
-        self.conv6 = nn.Conv2d(inputs, middle, 3, padding=FOV_RATE, dilation=FOV_RATE)
+        self.conv6 = nn.Conv2d(inputs, middle, 3, padding=rate, dilation=rate)
         self.relu6 = nn.ReLU(inplace=True)
         self.drop6 = nn.Dropout2d(0.5)
         self.conv7 = nn.Conv2d(middle, middle, 1)
@@ -184,6 +186,29 @@ class DeepLabTorchvision(DeepLab):
         return self.aspp(self.backbone(image))
 
 
+class DeepLabEfficientNet(DeepLab):
+    def __init__(
+        self,
+        num_classes: int,
+        published: str | None = None,
+        *,
+        head: str = "aspp",
+        scales: tuple[float, ...] = SCALES,
+        output_stride: int = 16,
+    ) -> None:
+        super().__init__(num_classes, published, "efficientnet-lite0", head, scales)
+        self.backbone = EfficientNetLite0(num_classes=None, output_stride=output_stride)
+        self.output_stride = output_stride
+        self.normalise = self.backbone.normalise
+        # The published rates are cells of 8 pixels; these look as many pixels far.
+        rates = [rate * 8 // output_stride for rate in RATES]
+        sizes = HEAD_CHANNELS, 256, 1 + num_classes
+        self.aspp = LargeFov(*sizes, rates[1]) if head == "largefov" else Aspp([_branch(*sizes, rate) for rate in rates])
+
+    def forward_cam(self, image: Tensor) -> Tensor:
+        return self.aspp(self.backbone.features(image))
+
+
 class DeepLabResNet38(DeepLab):
     def __init__(
         self,
@@ -258,4 +283,5 @@ BACKBONES = {
     "resnet38": DeepLabResNet38,
     "resnet101": DeepLabTorchvision,
     "resnet50": DeepLabTorchvision,
+    "efficientnet-lite0": DeepLabEfficientNet,
 }

@@ -121,17 +121,20 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(_common.KeepsStatistics):
-    """``forward`` gives class scores [N, num_classes] before the softmax, ``features`` the last map [N, 1280, h, w]."""
+    """``forward`` gives class scores [N, num_classes] before the softmax, ``features`` the last map [N, 1280, h, w].
+
+    Without ``num_classes`` it is a backbone: it has no classifier, and only ``features`` can be called.
+    """
 
     normalise = _common.Normalisation(MEAN, STD)
     # its depthwise convolutions take two thirds of the time when the channels of a pixel lie side by side
     prefers_channels_last = True
 
-    def __init__(self, num_classes: int = 1000, output_stride: int = 32, dropout: float = 0.2) -> None:
+    def __init__(self, num_classes: int | None = 1000, output_stride: int = 32, dropout: float = 0.2) -> None:
         super().__init__()
         if output_stride not in CENTRED:
             raise ValueError(f"efficientnet-lite0: 'output_stride' must be one of 8, 16, 32, got {output_stride}")
-        if num_classes < 1:
+        if num_classes is not None and num_classes < 1:
             raise ValueError(f"efficientnet-lite0: 'num_classes' must be at least 1, got {num_classes}")
         self.num_classes = num_classes
         self.output_stride = output_stride
@@ -140,8 +143,9 @@ class EfficientNetLite0(_common.KeepsStatistics):
         self._blocks = nn.ModuleList(_blocks(output_stride))
         self._conv_head = SameConv2d(STAGES[-1][-1], HEAD_CHANNELS, 1)
         self._bn1 = _batch_norm(HEAD_CHANNELS)
-        self._dropout = nn.Dropout(dropout)
-        self._fc = nn.Linear(HEAD_CHANNELS, num_classes)
+        if num_classes is not None:
+            self._dropout = nn.Dropout(dropout)
+            self._fc = nn.Linear(HEAD_CHANNELS, num_classes)
         _common.freeze(self._conv_stem, *_common.batch_norms(self))
         _common.keep_statistics(self)
 
