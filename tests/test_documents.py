@@ -149,7 +149,7 @@ def test_the_tutorial_as_it_is_written(tmp_path: Path) -> None:
             said = ""
     LOG.info("the tutorial took %.1f minutes", (time.monotonic() - started) / 60)
     figures = mask_miou(work / "masks"), mask_miou(work / "predicted")
-    assert figures[0] > 0.3 and figures[1] > 0.08, f"{figures}: of the masks, and of a network that has learned nothing yet"
+    assert min(figures) > 0.3, f"{figures}: of the masks, and of the network on pictures that it has not seen; empty ones have 0.09"
 
 
 def without_numbers(text: str) -> str:
