@@ -149,7 +149,7 @@ def test_the_tutorial_as_it_is_written(tmp_path: Path) -> None:
             said = ""
     LOG.info("the tutorial took %.1f minutes", (time.monotonic() - started) / 60)
     figures = mask_miou(work / "masks"), mask_miou(work / "predicted")
-    assert min(figures) > 0.3, f"{figures}: of the masks, and of the network on pictures that it has not seen; empty ones have 0.09"
+    assert min(figures) > 0.3, f"{figures}: of the masks, and of the network on new pictures; empty ones have 0.09"
 
 
 def without_numbers(text: str) -> str:

@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -191,10 +192,13 @@ def test_small(name):
     starts = [stage for stage in trained if stage.data is not None]
     assert starts == list(recipe.stages[: len(starts)]) and 1 <= len(starts) <= 2
     for stage in trained:
-        assert stage.options["width"] == small.WIDTHS[stage.backbone] <= 0.25
         if stage not in starts:
-            assert stage.inputs["init"] == f"start-{stage.backbone}"
             assert stages.train_settings(recipe, stage).crop == small.CROP
+        if stage.backbone == small.GENERIC:  # DCP's classifier, which begins at ImageNet's weights
+            assert name.startswith("dcp") and "init" not in stage.inputs and stage.options == {}
+            continue
+        assert stage.options["width"] == small.WIDTHS[stage.backbone] <= 0.25
+        assert stage in starts or stage.inputs["init"] == f"start-{stage.backbone}"
     assert {recipe.split(stage.split) for stage in recipe.stages} <= {"train", "test"}
     assert all(stage.chosen().threshold == "best" for stage in recipe.stages if stage.kind == "masks" and "maps" in stage.inputs)
 
@@ -261,4 +265,14 @@ def test_backgrounds_move_to_the_best_constant_of_the_maps() -> None:
     assert walk.settings == {"alpha": "best", "steps": 3}
     made = small.small(recipes.load("irn"))
     pairs, walk = (next(stage for stage in made.stages if stage.kind == kind) for kind in ("pair_labels", "walk"))
-    assert pairs.settings["beside"] == pytest.approx(11.67, abs=0.01) and walk.settings == {"background": "best", "steps": 12}
+    assert pairs.settings["beside"] == pytest.approx(11.67, abs=0.01) and walk.settings == {"radius": 2, "steps": 12}
+    assert stages.train_settings(made, made.stage("edges")).radius == 2 == made.stage("walk").chosen().radius
+    assert small.small(recipes.load("cam_rw")).stage("affinity").options["radius"] == 2
+
+
+def test_a_walk_takes_only_its_own_settings() -> None:
+    for name, wrong in (("irn", "alpha"), ("cam_rw", "radius"), ("cam_rw", "background"), ("eps_affinitynet", "alpha")):
+        recipe = recipes.load(name)
+        changed = [replace(stage, settings={wrong: 3}) if stage.kind == "walk" else stage for stage in recipe.stages]
+        with pytest.raises(RecipeError, match=f"'{wrong}' has no place in (irn|affinitynet)'s walk"):
+            schema.check(replace(recipe, stages=tuple(changed)))

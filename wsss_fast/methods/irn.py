@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsss_fast import ops
+from wsss_fast import _settings, ops
 from wsss_fast._settings import setting
 from wsss_fast.methods import _walk
 from wsss_fast.methods._infer import infer_maps
@@ -29,6 +29,7 @@ from wsss_fast.methods._method import Method, check_published
 from wsss_fast.methods._training import Training, TrainSettings
 from wsss_fast.methods.losses import affinitynet_pairs, irn_displacement
 from wsss_fast.nets.resnet import TAPS, ResNet
+from wsss_fast.ops.affinity import MAX_RADIUS
 
 EDGE_CHANNELS, EDGE_GROUPS = 32, 4
 # of fc_dp1 to fc_dp5, one a tap: channels and groups
@@ -79,7 +80,12 @@ class IrnSettings(TrainSettings):
     lr: float = setting(0.1, "learning rate of the layers of the edge")
     new_rate: float = setting(10.0, "learning rate of the layers of the displacement, times `lr`")
     weight_decay: float = setting(1e-4, "of weights; biases and normalisation have none")
+    radius: int = setting(RADIUS, "how far the pairs that are learned from reach, in cells of 4 pixels")
     affinity_stride: ClassVar[int] = STRIDE  # of the grid that the labels are made for
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _settings.whole("train", "radius", self.radius, 2, MAX_RADIUS)
 
 
 def settings(published: str | None, dataset: str) -> IrnSettings:
@@ -99,7 +105,7 @@ class IrnTraining(Training):
         return (value for key, value in self.model.named_parameters() if key.startswith("fc_dp"))
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return losses(*self.model(self.image(batch)), batch["affinity"], self.model.published)
+        return losses(*self.model(self.image(batch)), batch["affinity"], self.model.published, self.settings.radius)
 
 
 # ---- the walk --------------------------------------------------------------------------------------------------------------

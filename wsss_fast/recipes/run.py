@@ -99,6 +99,7 @@ def run(
             small.write_world(data, lambda done, total: told.progress("the synthetic world", done, total))
             saliency = saliency or str(data / small.SAVED)
             options = dataclasses.replace(options, pictures="0")
+            init = {small.GENERIC: initial.BUILT_IN} if init is None else init
         runner = _Runner(recipe, Data(Path(data), labels, saliency), out, init, options, shared, told)
         anew = recipe.stages[recipe.place(start_from) :] if start_from is not None else ()
         runner.look(only, anew)

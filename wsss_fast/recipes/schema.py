@@ -153,9 +153,9 @@ def check(recipe: Recipe) -> None:
             wanted = "; or ".join(", ".join(sorted(choice)) or "nothing" for choice in kind.choices)
             got = ", ".join(sorted(stage.inputs)) or "nothing"
             raise RecipeError(f"{owner}: a stage of the kind {stage.kind} takes {wanted}; got {got}")
-        _check_roles(owner, recipe, stage)
         if kind.settings is not None:
             stage.chosen()
+        _check_roles(owner, recipe, stage)
         made[stage.name] = stage
 
 
@@ -176,11 +176,21 @@ def _check_roles(owner: str, recipe: Recipe, stage: Stage) -> None:
         allowed = _MODELS.get(stage.kind, ("cam", "seam", "cpn", "eps", "l2g"))
         if method not in allowed:
             raise RecipeError(f"{owner}: 'model' must be of {' or '.join(allowed)}, got {method}")
-        if stage.kind == "walk" and method == "irn":
-            if "masks" in stage.inputs:
-                raise RecipeError(f"{owner}: irn walks on maps. Hint: affinitynet walks on masks")
-            if recipe.stage(stage.inputs["maps"]).chosen().sizes != "irn":
-                raise RecipeError(f"{owner}: irn walks on a finer grid. Hint: sizes: irn in {stage.inputs['maps']}")
+        if stage.kind == "walk":
+            _check_walk(owner, recipe, stage, method)
+
+
+def _check_walk(owner: str, recipe: Recipe, stage: Stage, method: str) -> None:
+    if method == "irn":
+        if "masks" in stage.inputs:
+            raise RecipeError(f"{owner}: irn walks on maps. Hint: affinitynet walks on masks")
+        if recipe.stage(stage.inputs["maps"]).chosen().sizes != "irn":
+            raise RecipeError(f"{owner}: irn walks on a finer grid. Hint: sizes: irn in {stage.inputs['maps']}")
+    own = {"background", "radius"} if method == "irn" else {"alpha"} if "maps" in stage.inputs else set()
+    strange = sorted(stage.settings.keys() - {"beta", "steps", "mode"} - own)
+    if strange:
+        on = f" on {'maps' if 'maps' in stage.inputs else 'masks'}" if method == "affinitynet" else ""
+        raise RecipeError(f"{owner}: {', '.join(map(repr, strange))} has no place in {method}'s walk{on}")
 
 
 def _stage(owner: str, number: int, values: Any) -> Stage:

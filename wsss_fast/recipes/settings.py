@@ -69,6 +69,7 @@ class WalkSettings:
     alpha: float | str | None = setting(None, "affinitynet: exponent of the background, or best: that of the maps' best constant")
     beta: float | None = setting(None, "power of the affinities")
     steps: int | None = setting(None, "steps of the walk")
+    radius: int | None = setting(None, "irn: how far pairs reach, in cells; affinitynet walks with the radius of its network")
     background: float | str | None = setting(None, "irn: score of the background after it, or best: the maps' best constant")
     mode: str | None = setting(None, "exact or chebyshev")
 
@@ -79,6 +80,8 @@ class WalkSettings:
                 _settings.number("walk", name, value, 0, 1000)
         if self.steps is not None:
             _settings.whole("walk", "steps", self.steps, 0, 1_000_000)
+        if self.radius is not None:
+            _settings.whole("walk", "radius", self.radius, 2, 32)
         if self.mode is not None:
             _settings.choice("walk", "mode", self.mode, ("exact", "chebyshev"))
 

@@ -1,10 +1,12 @@
 """How a recipe becomes small: the one place for the numbers of runs on the synthetic world (docs/scenes.md).
 
-Nothing here is tuned for a method. Lengths in pixels are the published ones times 96 / 448, those of walks too, which go with the
-root of their steps. Networks are narrow, all methods learn with the same rates for the same number of epochs (those that learn
-pairs for one more). Constants that were published for full networks are chosen on the training images: a background; what was
-published beside one keeps its ratio. In place of ImageNet's weights every network starts from one that was trained on crops of
-single objects.
+Nothing here is tuned for a recipe. Lengths in pixels are the published ones times 96 / 448: the radius of pairs, and the steps of
+walks, whose length goes with the root of their number. Networks are narrow, all methods learn for the same number of epochs
+(those that learn pairs for one more) with the same rates (segmentation networks, whose heads are deep, with a quarter).
+Constants that were published for full networks are chosen on the training images: a background of class maps; what was published
+beside one keeps its ratio. In place of ImageNet's weights the narrow networks start from one that was trained on crops of single
+objects. DCP's classifier, a ResNet-101, becomes EfficientNet-Lite0 with ImageNet's weights: DCP rests on generic features, which
+cannot be learned from eight classes alone.
 """
 
 from __future__ import annotations
@@ -26,6 +28,10 @@ EPOCHS = 3
 PUBLISHED_STEPS = 256  # of walks that do not say theirs
 STEPS = (CROP / 448) ** 2  # of walks, in place of each published one
 IRN_BACKGROUND = 0.15  # at which IRN judges the class maps that its thresholds are for
+GENERIC = "efficientnet-lite0"
+GENERIC_SETTINGS = {"freeze": True}  # the normalisation of ImageNet stays, as ResNet-101's does
+LAYERS = {"layer4.0": "_blocks.11"}  # the first block of the last stage
+RADIUS = 2  # of pairs and walks, in cells: the published 5 and 10 come to 1 and 2, and 1 has no neighbours
 SCALES = (1.0, 1.5)  # at which networks are inferred, without mirror images
 WIDTHS = {"resnet38": 0.125, "resnet50": 0.25}
 
@@ -54,8 +60,8 @@ OWN: dict[str, dict[str, Any]] = {
     "eps": {},
     "l2g": {"nesterov": False},
     "affinitynet": {"resize": "none", "epochs": 4},
-    "irn": {"resize": "scale", "sizes": (0.75, 1.25), "epochs": 4},
-    "deeplab": {"resize": "scale", "sizes": (0.75, 1.25), "size_choices": (), "accumulate": 1, "rate_every": 1},
+    "irn": {"resize": "scale", "sizes": (0.75, 1.25), "epochs": 4, "radius": RADIUS},
+    "deeplab": {"resize": "scale", "sizes": (0.75, 1.25), "size_choices": (), "accumulate": 1, "rate_every": 1, "lr": 0.005},
 }
 # kept from the recipe, because they make the method what it is
 KEPT = {"shape", "patches", "tau", "lam", "binary_background", "weight", "threshold"}
@@ -66,7 +72,7 @@ CRF: dict[str, Any] = {"iterations": 10, "gaussian": (1.0, 3.0), "bilateral": (1
 def small(recipe: Recipe) -> Recipe:
     """The same stages on the synthetic world, with the trainings of the starting points before them."""
     stages = tuple(_small(recipe, stage) for stage in recipe.stages)
-    backbones = sorted({stage.backbone for stage in stages if stage.kind == "train"})
+    backbones = sorted({stage.backbone for stage in stages if stage.kind == "train"} & WIDTHS.keys())
     starts = tuple(start(backbone) for backbone in backbones)
     made = replace(recipe, stages=(*starts, *stages), **SPLITS)
     check(made)
@@ -106,6 +112,8 @@ def _small(recipe: Recipe, stage: Stage) -> Stage:
         settings["crf"] = settings.get("crf") if settings.get("crf") is False else CRF
     if stage.kind == "crf":
         settings |= CRF
+    if stage.kind == "patterns":
+        settings["layer"] = LAYERS[settings["layer"]]
     if "threshold" in settings:
         settings["threshold"] = BEST
     if stage.kind == "segment":  # all networks are trained, and so tested, in the same way
@@ -119,8 +127,10 @@ def _small(recipe: Recipe, stage: Stage) -> Stage:
 
 def _small_walk(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     settings: dict[str, Any] = {"steps": max(round(STEPS * stage.settings.get("steps", PUBLISHED_STEPS)), 1)}
-    if "maps" in stage.inputs:
-        settings["background" if recipe.stage(stage.inputs["model"]).method == "irn" else "alpha"] = BEST
+    if recipe.stage(stage.inputs["model"]).method == "irn":
+        settings["radius"] = RADIUS
+    elif "maps" in stage.inputs:
+        settings["alpha"] = BEST
     return settings
 
 
@@ -135,21 +145,28 @@ def _small_training(stage: Stage) -> Stage:
     backbone = small_backbone(stage.method, stage.backbone)
     settings = {name: value for name, value in stage.settings.items() if name in KEPT}
     settings |= {**SHARED, **OWN[stage.method]}
-    options = {"width": WIDTHS[backbone]}
+    options = {"width": WIDTHS[backbone]} if backbone in WIDTHS else {}
     if stage.method == "deeplab":
         options["head"] = "largefov"
+    if stage.method == "affinitynet":
+        options["radius"] = RADIUS
     if stage.settings.get("patches") == "grid":
         settings["patches"] = "grid"
-    inputs = stage.inputs if "init" in stage.inputs else {**stage.inputs, "init": f"start-{backbone}"}
+    if backbone == GENERIC:
+        settings |= GENERIC_SETTINGS
+    inputs = dict(stage.inputs)
+    if backbone in WIDTHS:
+        inputs.setdefault("init", f"start-{backbone}")
     return replace(
         stage, backbone=backbone, options=options, settings=settings, inputs=inputs, split=_split(stage.split), judge="none"
     )
 
 
 def small_backbone(method: str | None, backbone: str | None) -> str:
-    """ResNet-50 stands for the ResNets of IRN's and DCP's classifiers, ResNet38 for all other networks."""
-    resnet = method == "irn" or (method == "cam" and backbone in ("resnet50", "resnet101"))
-    return "resnet50" if resnet else "resnet38"
+    """Of classifiers ResNet-50 and ResNet-101 have stand-ins of their own, all other networks are narrow ResNet38s."""
+    if method == "cam" and backbone == "resnet101":
+        return GENERIC
+    return "resnet50" if method == "irn" or (method == "cam" and backbone == "resnet50") else "resnet38"
 
 
 def _split(name: str) -> str:
