@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsss_fast import methods, ops
+from wsss_fast._settings import SettingsError
 from wsss_fast.methods import irn
 from wsss_fast.methods._infer import resized
 from wsss_fast.methods.losses import affinitynet_pairs, irn_displacement
@@ -152,6 +153,17 @@ def test_settings() -> None:
     assert (chosen.resize, chosen.sizes, chosen.crop, chosen.epochs, chosen.batch) == ("scale", (0.5, 1.5), 512, 3, 32)
     assert (chosen.lr, chosen.lr * chosen.new_rate, chosen.weight_decay, max(chosen.jitter)) == (0.1, 1.0, 1e-4, 0)
     assert [methods.settings("irn", published).momentum for published in (None, "paper", "code")] == [0, 0.9, 1e-4]
+    assert chosen.radius == 10
+    with pytest.raises(SettingsError, match="'radius' must be a whole number from 2 to 32, got 1"):
+        methods.settings("irn", radius=1)
+
+
+def test_the_radius_that_is_asked_for() -> None:
+    step = methods.training("irn", 2, settings=methods.settings("irn", radius=3), width=1 / 16).eval()
+    one = batch(halves(1, 48), 4)
+    outputs = step.model(step.image(one))
+    found = step(one)["total"]
+    assert found == irn.losses(*outputs, one["affinity"], radius=3)["total"] != irn.losses(*outputs, one["affinity"])["total"]
 
 
 @pytest.mark.parametrize("freeze", [True, False])
