@@ -108,7 +108,7 @@ STAND_INS = {
     "train": TINY_TRAINING,
     "train cam --data VOC2012": f"-init --options width=0.0625 --freeze false {TINY_TRAINING}",
     "train cam --data photos --out RUN": TINY_TRAINING,
-    "train deeplab --data photos": f"{TINY_TRAINING} --sizes 0.75,1.25 --options width=0.0625",
+    "train deeplab --data photos": f"{TINY_TRAINING} --sizes 0.75,1.25",
     "train cam --data SCENES --out": f"--options width=0.0625 {TINY_TRAINING}",
     "label": "--workers 0",
     "label PHOTOS --model efficientnet-lite0": "--workers 0 --base-side 128",
