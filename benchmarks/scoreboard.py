@@ -168,6 +168,7 @@ def about() -> dict[str, Any]:
     from wsss_fast.recipes import small
 
     settings = {"shared": small.SHARED, "own": small.OWN, "start": small.START, "widths": small.WIDTHS, "scales": small.SCALES}
+    settings |= {"radius": small.RADIUS, "walk_steps_times": round(small.STEPS, 4), "of_dcp": [small.GENERIC, small.LAYERS]}
     return {
         "machine": _machine.describe("cpu"),
         "world_sha256": scenes.SceneSettings().digest(),
