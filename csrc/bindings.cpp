@@ -98,7 +98,7 @@ py::dict build_info() {
     py::list archs;
     const std::string text = WSSS_CUDA_ARCHS;
     for (size_t start = 0; start < text.size();) {
-        const size_t end = std::min(text.find(';', start), text.size());
+        const size_t end = std::min(text.find(',', start), text.size());
         archs.append(text.substr(start, end - start));
         start = end + 1;
     }

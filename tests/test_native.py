@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import wsss_fast
 from wsss_fast import _native
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_build_info() -> None:
@@ -70,3 +76,24 @@ def test_module_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -
             _native.load()
     finally:
         _native.load.cache_clear()
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None or shutil.which("cmake") is None, reason="no CUDA compiler, or no CMake")
+def test_a_build_for_several_architectures(tmp_path: Path) -> None:
+    """The list goes through CMake as one definition; it was once cut at its semicolon, and the default build failed."""
+    pybind = subprocess.run([sys.executable, "-m", "pybind11", "--cmakedir"], capture_output=True, text=True, check=True)
+    options = {
+        "WSSS_CUDA": "ON",
+        "WSSS_CUDA_ARCHS": "80-real;90",
+        "Python_EXECUTABLE": sys.executable,
+        "pybind11_DIR": pybind.stdout.strip(),
+        "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
+    }
+    command = ["cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", *(f"-D{key}={value}" for key, value in options.items())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "compile_commands.json").read_text())
+    commands = [shlex.split(row["command"]) for row in rows if "-DWSSS_MODULE=_kernels" in row["command"]]
+    assert commands and all('-DWSSS_CUDA_ARCHS="80-real,90"' in words for words in commands)
+    cuda = [shlex.split(row["command"]) for row in rows if row["file"].endswith(".cu") and "sm_" in row["command"]]
+    assert cuda and all(any("sm_80" in word for word in words) and any("sm_90" in word for word in words) for words in cuda)
