@@ -145,18 +145,19 @@ def _small_training(stage: Stage) -> Stage:
     backbone = small_backbone(stage.method, stage.backbone)
     settings = {name: value for name, value in stage.settings.items() if name in KEPT}
     settings |= {**SHARED, **OWN[stage.method]}
-    options = {"width": WIDTHS[backbone]} if backbone in WIDTHS else {}
+    inputs: dict[str, str] = dict(stage.inputs)
+    options: dict[str, Any] = {}
+    if backbone == GENERIC:
+        settings |= GENERIC_SETTINGS
+    else:
+        inputs.setdefault("init", f"start-{backbone}")
+        options["width"] = WIDTHS[backbone]
     if stage.method == "deeplab":
         options["head"] = "largefov"
     if stage.method == "affinitynet":
         options["radius"] = RADIUS
     if stage.settings.get("patches") == "grid":
         settings["patches"] = "grid"
-    if backbone == GENERIC:
-        settings |= GENERIC_SETTINGS
-    inputs = dict(stage.inputs)
-    if backbone in WIDTHS:
-        inputs.setdefault("init", f"start-{backbone}")
     return replace(
         stage, backbone=backbone, options=options, settings=settings, inputs=inputs, split=_split(stage.split), judge="none"
     )
