@@ -1,90 +1,136 @@
-# make test and make demo are the two commands of the README. Each sets up everything it needs in .venv.
+# make demo and make test are the two commands of the README. Each sets up what it needs in .venv, and no more, in the versions
+# of wsss_fast/doctor/constraints.txt.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
-# A CPU build of torch where the index offers one under this name; set TORCH= to use another build or version.
-TORCH ?= torch==2.13.0
-EXTRAS := dev,peers,demo,train,export,ray
+# The pinned torch is a CPU build where pip finds one. TORCH="torch==2.12.0" or TORCH=path/to/torch.whl takes another.
+TORCH ?=
 # One CUDA architecture keeps the test build short; make wheel takes all usual ones.
 export WSSS_CUDA_ARCHS ?= 90
 export WSSS_BUILD_DIR ?= build/package
 
-.PHONY: help demo test soak docs simt bench mutants wheel wheelhouse format lint clean
+.PHONY: help demo test soak peers docs reference simt bench mutants lint format fresh oldest lock wheel wheelhouse clean
 
 help:
 	@echo "make demo        label three photos and say where the results are"
-	@echo "make test        everything that must hold, under 15 minutes on 2 cores"
+	@echo "make test        everything that must hold, under 10 minutes on 2 cores once it is set up"
 	@echo "make soak        the same at full sizes and counts; hours"
+	@echo "make peers       install what benchmarks compare with; what cannot be had is left out"
 	@echo "make docs        the pages as HTML in build/docs; warnings are errors"
+	@echo "make reference   write docs/cli.md and docs/api.md from the parsers and docstrings"
 	@echo "make simt        the CUDA kernels as a CPU module, for impl=\"simt\""
 	@echo "make bench       time the operations against their peers"
 	@echo "make mutants     seed faults and see that the tests catch them"
 	@echo "make lint        ruff and clang-format, without changing anything; make format applies them"
+	@echo "make fresh       the demo and some tests with the newest version of everything; make lock keeps those versions"
+	@echo "make oldest      the same with the oldest versions that pyproject.toml allows, on Python 3.10"
 	@echo "make wheel       sdist, and a wheel for all usual CUDA architectures, in dist/"
 	@echo "make wheelhouse  pure-Python wheels that benchmarks/on_gpu.sh takes to a machine without network"
 
-# torch first: no plain requirement may then pull another build of it. This first install builds in isolation, without CUDA:
-# what `pip install .` does on a machine without a CUDA compiler.
-$(VENV)/extras-ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --upgrade "pip>=24" "setuptools>=77" wheel
-	$(BIN)/pip install "$(TORCH)"
-	WSSS_CUDA=OFF WSSS_BUILD_DIR= $(BIN)/pip install -e ".[$(EXTRAS)]"
-	$(BIN)/pip install tensorrt-rtx || echo "tensorrt-rtx cannot be had here: what needs it will say so"
-	touch $@
+# ---- What is installed: a stamp in .venv for each set of packages --------------------------------------------------------------
 
-# Everything the compiled module is made of; the emulator is not.
+INSTALL = $(BIN)/python tools/install.py $(if $(TORCH),--torch "$(TORCH)")
+LISTS := pyproject.toml tools/install.py $(or $(WSSS_CONSTRAINTS),wsss_fast/doctor/constraints.txt)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo-packages: $(LISTS) | $(BIN)/python
+	$(INSTALL) --extras demo
+	@touch $@
+
+$(VENV)/test-packages: $(LISTS) | $(BIN)/python
+	$(INSTALL) --extras demo train export ray dev
+	$(INSTALL) --guests rtx
+	@touch $@ $(VENV)/demo-packages $(VENV)/docs-packages
+
+$(VENV)/docs-packages: $(LISTS) | $(BIN)/python
+	$(INSTALL) --extras docs --bare
+	@touch $@
+
+peers: $(VENV)/test-packages
+	$(INSTALL) --guests peers
+
+# ---- The compiled module --------------------------------------------------------------------------------------------------------
+
+# Everything that it is made of; the emulator is not.
 SOURCES := setup.py CMakeLists.txt wsss_fast/_version.py \
   $(shell find csrc -path csrc/simt -prune -o -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print)
 
-$(VENV)/ready: $(VENV)/extras-ready $(SOURCES)
-	$(BIN)/pip install --no-build-isolation --no-deps -e .
-	touch $@
+# The demo runs on the CPU, and compiling the CUDA kernels takes longer than all the rest of it.
+$(VENV)/cpu-kernels: $(VENV)/demo-packages $(SOURCES)
+	WSSS_CUDA=OFF $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	@touch $@
 
-simt: $(VENV)/ready
+$(VENV)/kernels: $(VENV)/test-packages $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	@touch $@ $(VENV)/cpu-kernels
+
+simt: $(VENV)/kernels
 	$(BIN)/cmake -S . -B build/simt -G Ninja -DWSSS_CUDA=OFF \
 	  -DWSSS_VERSION=$$($(BIN)/python -c "import wsss_fast; print(wsss_fast.__version__)") \
+	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
 	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/wsss_fast
 	$(BIN)/cmake --build build/simt --target _simt
 
-# A file's tests stay in one process: they share what they build.
-test: $(VENV)/ready simt
-	$(BIN)/pytest -n $$(nproc) --dist loadfile
+# ---- What one calls -------------------------------------------------------------------------------------------------------------
 
-soak: $(VENV)/ready simt
-	$(BIN)/pytest -m "soak or not soak"
-
-demo: $(VENV)/ready
+demo: $(VENV)/cpu-kernels
 	$(BIN)/wsss demo --out wsss-demo
 
-docs: $(VENV)/ready
-	$(BIN)/python docs/reference.py
+# A file's tests stay in one process: they share what they build.
+test: $(VENV)/kernels simt
+	$(BIN)/pytest -n $$(nproc) --dist loadfile
+
+soak: $(VENV)/kernels simt
+	$(BIN)/pytest -m "soak or not soak"
+
+docs: $(VENV)/docs-packages
 	$(BIN)/mkdocs build --clean
 
-bench: $(VENV)/ready
+reference: $(VENV)/kernels
+	$(BIN)/python docs/reference.py
+
+bench: $(VENV)/kernels peers
 	$(BIN)/wsss bench all --conditions
 
-mutants: $(VENV)/ready
+mutants: $(VENV)/kernels simt
 	$(BIN)/python tests/mutants/run.py
 
 CPP_FILES = $(shell find csrc export tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-lint: $(VENV)/ready
+lint: $(VENV)/test-packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 
-format: $(VENV)/ready
+format: $(VENV)/test-packages
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP_FILES)
 
-wheel: $(VENV)/ready
+# ---- The world moves: other versions than the pinned ones ---------------------------------------------------------------------
+
+# Torch stays at the pinned version unless TORCH says otherwise: its newest release brings gigabytes. TORCH=torch for the newest.
+PINNED_TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' wsss_fast/doctor/constraints.txt)
+
+fresh:
+	tools/other_versions.sh newest $(PYTHON) "$(or $(TORCH),$(PINNED_TORCH))"
+
+oldest:
+	tools/other_versions.sh oldest $(or $(OLDEST_PYTHON),python3.10) "$(TORCH)"
+
+lock: fresh
+	cp build/newest/constraints.txt wsss_fast/doctor/constraints.txt
+
+# ---- Releases -------------------------------------------------------------------------------------------------------------------
+
+wheel: $(VENV)/kernels
 	WSSS_BUILD_DIR= WSSS_CUDA_ARCHS="80;86;89;90;100;120" $(BIN)/python -m build
 
-wheelhouse: $(VENV)/ready
+wheelhouse: $(VENV)/test-packages
 	$(BIN)/pip download --no-deps --only-binary=:all: -d wheelhouse jsonargparse
 
 clean:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,9 +13,9 @@ from tempfile import TemporaryDirectory
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
-import tomllib
 import torch
 from helpers import CPU_LEVELS, IMPLEMENTATIONS, Implementation, why_not
+from toml import read_toml
 
 # Files that take seconds to make and that all processes of a run share: workers inherit the name of the folder.
 if "WSSS_TEST_FILES" not in os.environ:
@@ -97,7 +98,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
-    allowed = tomllib.loads(ALLOWED_SKIPS.read_text(encoding="utf-8"))[kind]
+    allowed = read_toml(ALLOWED_SKIPS)[kind]
     unexpected = [
         (test, reason)
         for test, reason in _skipped
@@ -106,6 +107,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if unexpected and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if reporter:
+        for reason, count in Counter(reason for _, reason in _skipped).most_common():
+            reporter.write_line(f"\n{count} skipped: {reason}")
     for test, reason in unexpected:
         if reporter:
             reporter.write_line(f"\nskip that is not on {ALLOWED_SKIPS.name} for a {kind} machine: {test}: {reason}", red=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import pydensecrf.densecrf as published
 import torch
 from helpers import Implementation
+from peers import peer
 from skimage import data
 from torch import Tensor
 
@@ -72,7 +72,7 @@ def furthest(got: Tensor, expected: Tensor) -> float:
 
 def by_pydensecrf(energy: np.ndarray, image: np.ndarray, gaussian, bilateral, iterations: int = 10) -> np.ndarray:
     labels, h, w = energy.shape
-    crf = published.DenseCRF2D(w, h, labels)
+    crf = peer("pydensecrf.densecrf").DenseCRF2D(w, h, labels)
     crf.setUnaryEnergy(np.ascontiguousarray(energy.reshape(labels, -1), np.float32))
     if gaussian:
         crf.addPairwiseGaussian(sxy=gaussian[0], compat=gaussian[1])

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import reference
-import tomllib
 import torch
+from toml import read_toml
 
 from wsss_fast import cli, methods
 from wsss_fast.cli import _parser
@@ -112,7 +112,7 @@ def check_command(words: list[str]) -> None:
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(words[1:]) <= set(targets), words
     elif program == "pip":
-        known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+        known = read_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
         for asked in re.findall(r"\[([\w,]+)\]", " ".join(words)):
             assert set(asked.split(",")) <= set(known), words
     elif scripts:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import pydensecrf.densecrf
-import pydensecrf.utils
 import pytest
 import torch
 from helpers import threads
 from networks import lively
+from peers import peer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,8 +45,8 @@ def scenes() -> list[tuple[np.ndarray, np.ndarray, list[int]]]:
 
 
 def crf(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    field = pydensecrf.densecrf.DenseCRF2D(SIDE, SIDE, len(scores))
-    field.setUnaryEnergy(np.ascontiguousarray(pydensecrf.utils.unary_from_softmax(scores)))
+    field = peer("pydensecrf.densecrf").DenseCRF2D(SIDE, SIDE, len(scores))
+    field.setUnaryEnergy(np.ascontiguousarray(peer("pydensecrf.utils").unary_from_softmax(scores)))
     field.addPairwiseGaussian(sxy=3, compat=3)
     field.addPairwiseBilateral(sxy=80, srgb=13, rgbim=np.ascontiguousarray(image), compat=10)
     return np.asarray(field.inference(10)).reshape(scores.shape)

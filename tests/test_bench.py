@@ -94,6 +94,16 @@ def test_memory_is_what_the_call_takes() -> None:
     assert 95.5 < growth < 98 or how != "exact"
 
 
+@pytest.mark.parametrize(("operation", "name"), [("slic", "fast-slic"), ("dense_crf", "pydensecrf")])
+def test_a_missing_peer_is_named(operation: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = name.replace("-", "_")
+    for module in [module for module in sys.modules if module.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModuleNotFoundError, match=f"bench: {package} is not installed. Hint: make peers"):
+        bench.load(operation).contestant(name).prepare()
+
+
 def test_a_wrong_contestant_is_not_timed() -> None:
     case = Case(SMALL, "fwdbwd", "float32", ())
     problem = _worker.Problem(pcm.OPERATION, case, "cpu")

@@ -8,15 +8,14 @@ import textwrap
 from types import SimpleNamespace
 
 import numpy as np
-import pydensecrf.densecrf
-import pydensecrf.utils
 import pytest
 from dense_crf_cases import maps, photo
 from helpers import read_only, threads
+from peers import peer
 
 from wsss_fast.compat import pydensecrf as compat
 
-THEIRS = SimpleNamespace(dcrf=pydensecrf.densecrf, utils=pydensecrf.utils)
+THEIRS = SimpleNamespace(dcrf=peer("pydensecrf.densecrf"), utils=peer("pydensecrf.utils"))
 OURS = SimpleNamespace(dcrf=compat.densecrf, utils=compat.utils)
 
 

@@ -6,14 +6,14 @@ import logging
 from types import SimpleNamespace
 
 import numpy as np
-import pydensecrf.utils
 import pytest
 from dense_crf_cases import maps
 from helpers import read_only
+from peers import peer
 
 from wsss_fast.compat import pydensecrf as compat
 
-THEIRS = SimpleNamespace(utils=pydensecrf.utils)
+THEIRS = SimpleNamespace(utils=peer("pydensecrf.utils"))
 OURS = SimpleNamespace(dcrf=compat.densecrf, utils=compat.utils)
 
 

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 import yaml
 from dockerfile_parse import DockerfileParser
 from label_standins import BrightEngine, five_pictures, label, tree
+from toml import read_toml
 
 from wsss_fast.cli import exit_codes, main
 from wsss_fast.label import pipeline
@@ -149,7 +149,7 @@ def test_dockerfile(tmp_path):
         assert not [source for source in sources if not (ROOT / source).exists()]
     (install,) = [value for name, value in steps if name == "RUN" and "WSSS_CUDA=ON" in value]
     extras = re.search(r"\.\[([\w,]+)\]", install)[1].split(",")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = read_toml(ROOT / "pyproject.toml")["project"]
     assert set(extras) <= set(project["optional-dependencies"]) and "demo" not in extras  # which brings weights
     assert json.loads(dict(steps)["ENTRYPOINT"]) == ["wsss"] and "wsss" in project["scripts"]
     users = [value for name, value in steps if name == "USER"]

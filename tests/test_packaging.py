@@ -129,7 +129,7 @@ def test_wheel_holds_the_package_alone(built: Built) -> None:
     modules = [name for name in names if name.endswith(".so")]
     assert len(modules) == 1 and modules[0].startswith("wsss_fast/_kernels.")
     assert built.wheel.name.endswith(("x86_64.whl", "aarch64.whl"))  # compiled code: no wheel for any machine
-    suffixes = ("py", "pyi", "yaml", "json", "html", "css", "js")
+    suffixes = ("py", "pyi", "yaml", "json", "txt", "html", "css", "js")
     data = sources("wsss_fast/py.typed", *(f"wsss_fast/*.{suffix}" for suffix in suffixes))
     assert not data - set(names)
 

@@ -17,6 +17,9 @@ _INSTALL = {
     "pycocotools.mask": install("train"),
     "ray": install("ray") + ", on every machine",
     "skimage": install("demo"),
+    # Peers of benchmarks: sources without a wheel, which need a compiler and their build tools in the environment.
+    "fast_slic": "make peers in a checkout, or pip install cython, then pip install --no-build-isolation fast-slic",
+    "pydensecrf": "make peers in a checkout, or pip install pydensecrf2",
 }
 
 
@@ -28,4 +31,5 @@ def require(name: str, operation: str = "export") -> ModuleType:
         package = name.partition(".")[0]
         if error.name not in (name, package):
             raise
-        raise ModuleNotFoundError(f"{operation}: {package} is not installed. Hint: {_INSTALL[name]}", name=package) from None
+        hint = _INSTALL.get(name) or _INSTALL[package]
+        raise ModuleNotFoundError(f"{operation}: {package} is not installed. Hint: {hint}", name=package) from None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from wsss_fast._extras import require
 from wsss_fast.bench._definition import OURS, Condition, Contestant, Function, Operation, Size, Work
 
 # gaussian sxy, compat; bilateral sxy, srgb, compat
@@ -73,14 +74,14 @@ def definition(probability: Tensor, image: Tensor, setting: Tensor) -> Tensor:
 
 def pydensecrf() -> Function:
     import numpy as np
-    from pydensecrf.densecrf import DenseCRF2D
-    from pydensecrf.utils import unary_from_softmax
+
+    theirs, utils = require("pydensecrf.densecrf", "bench"), require("pydensecrf.utils", "bench")
 
     def one(probability: Tensor, image: Tensor, setting: list[float]) -> Tensor:
         sxy, compat, sxy_bilateral, srgb, compat_bilateral = setting
         labels, h, w = probability.shape
-        crf = DenseCRF2D(w, h, labels)
-        crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probability.numpy())))
+        crf = theirs.DenseCRF2D(w, h, labels)
+        crf.setUnaryEnergy(np.ascontiguousarray(utils.unary_from_softmax(probability.numpy())))
         crf.addPairwiseGaussian(sxy=sxy, compat=compat)
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         crf.addPairwiseBilateral(sxy=sxy_bilateral, srgb=srgb, rgbim=pixels, compat=compat_bilateral)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from wsss_fast._extras import require
 from wsss_fast.bench._definition import OURS, Condition, Contestant, Function, Operation, Size, Work
 from wsss_fast.bench.dense_crf import photo
 
@@ -47,10 +48,10 @@ def scikit_image() -> Function:
 
 
 def fast_slic() -> Function:
-    from fast_slic.avx2 import SlicAvx2
+    theirs = require("fast_slic.avx2", "bench")
 
     def one(image: Tensor, segments: int) -> Tensor:
-        model = SlicAvx2(num_components=segments, compactness=COMPACTNESS, num_threads=torch.get_num_threads())
+        model = theirs.SlicAvx2(num_components=segments, compactness=COMPACTNESS, num_threads=torch.get_num_threads())
         return torch.from_numpy(model.iterate(image.permute(1, 2, 0).numpy(), ITERATIONS))
 
     return lambda image, segments: torch.stack([one(each, int(segments)) for each in image])
