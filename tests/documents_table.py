@@ -43,6 +43,7 @@ TABLE = {
     "CONTRIBUTING.md": {
         "make test": CHECK,
         ".venv/bin/pytest tests/ops/test_pcm.py": CHECK,
+        "make peers": CHECK,
         "make wheelhouse": CHECK,
     },
     "docs/benchmarks.md": {"wsss bench --list": RUN},
