@@ -26,8 +26,7 @@
 #include "common/view.h"
 #include "common/workspace.h"
 
-namespace wsss {
-namespace pcm {
+namespace wsss::pcm {
 
 constexpr int kChunk = 64;          // columns of a tile
 constexpr int kQueryTile = 128;     // rows of a query tile, and what pixels are padded to
@@ -298,5 +297,4 @@ void accumulate(const Geometry& geometry, const Operands& operands, float* parti
                 cudaStream_t stream);
 int64_t accumulate_partial_count(const Geometry& geometry);
 
-}  // namespace pcm
-}  // namespace wsss
+}  // namespace wsss::pcm
