@@ -57,10 +57,10 @@ def test_a_namespace_is_the_stem_of_its_folder() -> None:
     opened = {}
     for name in under("csrc/"):
         folder = name.split("/")[1]
-        if folder != "simt" and not name.endswith("bindings.cpp"):
-            opened.setdefault(folder, set()).update(re.findall(r"^namespace (wsss[\w:]*) \{", TEXTS[name], re.MULTILINE))
-    assert opened.pop("common") == {"wsss"}
-    assert "edge_affinity" in opened
+        if folder != "simt" and name != "csrc/bindings.cpp":
+            opened.setdefault(folder, set()).update(re.findall(r"^namespace ([\w:]+) \{", TEXTS[name], re.MULTILINE))
+    assert opened.pop("common") == {"wsss", "sort_scan", "plain", "avx2", "avx512"}
+    assert opened.keys() > {"affinity", "edge_affinity"}
     assert opened == {folder: {f"wsss::{folder}"} for folder in opened}
 
 
@@ -133,9 +133,9 @@ def test_stub_names_what_the_module_has() -> None:
 
 
 def test_every_operation_has_its_files() -> None:
-    """Whoever looks for the stem of an operation finds its whole life. edge_affinity shares affinity's page, tests and benchmark."""
+    """Whoever looks for the stem of an operation finds its whole life."""
     for name in sorted(path.parent.name for path in (ROOT / "csrc").glob("*/*_cpu.cpp")):
-        page = {"edge_affinity": "affinity"}.get(name, name)
+        page = {"edge_affinity": "affinity"}.get(name, name)  # one page, one benchmark, and tests that both must pass
         wanted = (
             f"csrc/{name}/{name}.h",
             f"csrc/{name}/{name}_cuda.cu",

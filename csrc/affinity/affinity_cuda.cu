@@ -226,7 +226,7 @@ void run_forward(const PairShape& shape, const View& feature, const View& out, c
     arguments.offsets = shape.offsets();
     arguments.channels_a_split = channels_a_split;
     arguments.radius = shape.radius;
-    const dim3 grid(static_cast<unsigned>(tiles.count(shape.n)), static_cast<unsigned>(groups_of(shape)),
+    const dim3 grid(grid_size("affinity", tiles.count(shape.n)), static_cast<unsigned>(groups_of(shape)),
                     static_cast<unsigned>(splits));
     launch("affinity", affinity_kernel<T>, grid, dim3(kThreads), 0, stream_of(context), arguments);
     if (!parts) return;
@@ -239,7 +239,7 @@ void run_forward(const PairShape& shape, const View& feature, const View& out, c
     finish.offsets = shape.offsets();
     finish.channels = shape.c;
     finish.radius = shape.radius;
-    launch("affinity", affinity_finish_kernel<T>, dim3(static_cast<unsigned>(ceil_div(out.numel(), kFinishThreads))),
+    launch("affinity", affinity_finish_kernel<T>, dim3(grid_size("affinity", ceil_div(out.numel(), kFinishThreads))),
            dim3(kFinishThreads), 0, stream_of(context), finish);
 }
 
@@ -254,10 +254,7 @@ int64_t forward_workspace_cuda(const PairShape& shape, DType, const Context&) {
 
 void forward_cuda(const PairShape& shape, const View& feature, const View& out, const View& workspace, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    auto run = feature.dtype == DType::kFloat16    ? run_forward<f16>
-               : feature.dtype == DType::kBFloat16 ? run_forward<bf16>
-                                                   : run_forward<float>;
-    run(shape, feature, out, workspace, context);
+    with_device_type(feature.dtype, [&](auto type) { run_forward<decltype(type)>(shape, feature, out, workspace, context); });
 }
 
 }  // namespace wsss::affinity

@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) affinity_gather_kernel(GatherArgumen
 
 template <class T, int kChannels>
 void run_gather(const PairShape& shape, const GatherArguments<T>& arguments, cudaStream_t stream) {
-    const dim3 grid(static_cast<unsigned>(arguments.tiles.count(shape.n)), static_cast<unsigned>(ceil_div(shape.c, kChannels)));
+    const dim3 grid(grid_size("affinity", arguments.tiles.count(shape.n)), static_cast<unsigned>(ceil_div(shape.c, kChannels)));
     launch("affinity", affinity_gather_kernel<T, kChannels>, grid, dim3(kThreads),
            carve_bytes<float>(static_cast<size_t>(kChannels * copy_size(shape.radius))), stream, arguments);
 }
@@ -139,7 +139,7 @@ void run_backward(const PairShape& shape, const View& grad, const View& feature,
         arguments.offsets = shape.offsets();
         arguments.channels = shape.c;
         arguments.radius = shape.radius;
-        launch("affinity", affinity_weight_kernel<T>, dim3(static_cast<unsigned>(ceil_div(out.numel(), kThreads))),
+        launch("affinity", affinity_weight_kernel<T>, dim3(grid_size("affinity", ceil_div(out.numel(), kThreads))),
                dim3(kThreads), 0, stream, arguments);
     }
     GatherArguments<T> arguments{};
@@ -167,10 +167,9 @@ int64_t backward_workspace_cuda(const PairShape& shape, DType, const Context&) {
 void backward_cuda(const PairShape& shape, const View& grad, const View& feature, const View& out, const View& grad_feature,
                    const View& workspace, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    auto run = feature.dtype == DType::kFloat16    ? run_backward<f16>
-               : feature.dtype == DType::kBFloat16 ? run_backward<bf16>
-                                                   : run_backward<float>;
-    run(shape, grad, feature, out, grad_feature, workspace, context);
+    with_device_type(feature.dtype, [&](auto type) {
+        run_backward<decltype(type)>(shape, grad, feature, out, grad_feature, workspace, context);
+    });
 }
 
 }  // namespace wsss::affinity

@@ -209,15 +209,13 @@ void run_cuda(const std::vector<View>& maps, const std::vector<bool>& flipped, c
     const auto stream = stream_of(context);
     Carver carver(workspace.data);
     const Plan p = plan(settings, out, &carver);
-    auto merge_maps = maps[0].dtype == DType::kFloat16    ? merge<f16>
-                      : maps[0].dtype == DType::kBFloat16 ? merge<bf16>
-                                                          : merge<float>;
-    auto scale_planes = out.dtype == DType::kFloat16    ? scale<f16>
-                        : out.dtype == DType::kBFloat16 ? scale<bf16>
-                        : out.dtype == DType::kUInt8    ? scale<uint8_t>
-                                                        : scale<float>;
-    if (p.shape.c > 0) merge_maps(maps, flipped, present, settings, out, p, stream);
-    scale_planes(present, settings, out, p, stream);
+    if (p.shape.c > 0)
+        with_device_type(maps[0].dtype,
+                         [&](auto type) { merge<decltype(type)>(maps, flipped, present, settings, out, p, stream); });
+    if (out.dtype == DType::kUInt8)
+        scale<uint8_t>(present, settings, out, p, stream);
+    else
+        with_device_type(out.dtype, [&](auto type) { scale<decltype(type)>(present, settings, out, p, stream); });
 }
 
 }  // namespace wsss::cam_merge

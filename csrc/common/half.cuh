@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/compiler.cuh"
+#include "common/view.h"
 
 namespace wsss {
 
@@ -91,6 +92,14 @@ __device__ __forceinline__ uint32_t pack2_from_float(float low, float high) {
 template <class T>
 __device__ __forceinline__ float2 unpack2(uint32_t pair) {
     return make_float2(to_float(from_bits<T>(pair & 0xffffu)), to_float(from_bits<T>(pair >> 16)));
+}
+
+// From the type of a call to that of its kernels: with_device_type(cam.dtype, [&](auto type) { run<decltype(type)>(...); });
+template <class Run>
+auto with_device_type(DType type, Run&& run) {
+    if (type == DType::kFloat16) return run(f16{});
+    if (type == DType::kBFloat16) return run(bf16{});
+    return run(float{});
 }
 
 }  // namespace wsss

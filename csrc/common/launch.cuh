@@ -30,6 +30,13 @@ inline void check_launch(const char* op, dim3 grid, dim3 block) {
                       "block " + text(block) + " has " + std::to_string(threads) + " threads, 1 to 1024 are allowed (z <= 64)");
 }
 
+// Blocks along x.
+inline unsigned grid_size(const char* op, int64_t blocks) {
+    if (blocks > 0x7fffffff)
+        launch_failed(op, "the input needs " + std::to_string(blocks) + " blocks, at most 2147483647 are possible");
+    return static_cast<unsigned>(blocks);
+}
+
 inline cudaStream_t stream_of(const Context& context) {
     return static_cast<cudaStream_t>(context.stream);
 }

@@ -332,10 +332,9 @@ void run_cuda(const View& image, const View& segments, const Options& options, c
     task.segments = segments.as<const int32_t>();
     task.share = outputs.share.as<float>();
     task.side = outputs.side.as<uint8_t>();
-    const dim3 grid(static_cast<unsigned>(shape.n * task.slices));
+    const dim3 grid(grid_size(kName, shape.n * task.slices));
     launch(kName, survey_kernel, grid, dim3(kThreads), 0, stream, task);
-    if (task.with_replacement())
-        launch(kName, scatter_kernel, dim3(static_cast<unsigned>(shape.n)), dim3(kThreads), 0, stream, task);
+    if (task.with_replacement()) launch(kName, scatter_kernel, dim3(grid_size(kName, shape.n)), dim3(kThreads), 0, stream, task);
     switch (bytes(image.dtype)) {
         case 1:
             write_pair<uint8_t>(task, image, outputs, grid, stream);

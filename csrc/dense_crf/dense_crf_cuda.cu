@@ -261,39 +261,16 @@ constexpr int64_t kMaxSharedChunks = 8;  // up to 32 labels a tile's rows lie in
 
 using FieldKernel = void (*)(Field);
 FieldKernel field_kernel(int64_t chunks) {
-    switch (chunks) {
-        case 1:
-            return dense_crf_field_kernel<1>;
-        case 2:
-            return dense_crf_field_kernel<2>;
-        case 3:
-            return dense_crf_field_kernel<3>;
-        case 4:
-            return dense_crf_field_kernel<4>;
-        case 5:
-            return dense_crf_field_kernel<5>;
-        case 6:
-            return dense_crf_field_kernel<6>;
-        case 7:
-            return dense_crf_field_kernel<7>;
-        case 8:
-            return dense_crf_field_kernel<8>;
-        default:
-            return dense_crf_field_kernel<0>;
-    }
+    static const FieldKernel kernels[] = {dense_crf_field_kernel<0>, dense_crf_field_kernel<1>, dense_crf_field_kernel<2>,
+                                          dense_crf_field_kernel<3>, dense_crf_field_kernel<4>, dense_crf_field_kernel<5>,
+                                          dense_crf_field_kernel<6>, dense_crf_field_kernel<7>, dense_crf_field_kernel<8>};
+    return kernels[chunks <= kMaxSharedChunks ? chunks : 0];
 }
 
 template <class... P>
 dim3 cooperative_grid(void (*kernel)(P...), int64_t tiles) {
     const int64_t most = std::min(cooperative_blocks("dense_crf", kernel, dim3(kFieldThreads), 0), kMaxFieldBlocks);
     return dim3(static_cast<unsigned>(std::max<int64_t>(std::min(most, tiles), 1)));
-}
-
-// A workspace of any alignment: the plan starts at the next multiple of this.
-constexpr int64_t kStart = 256;
-void* aligned_start(const View& workspace) {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(workspace.data);
-    return reinterpret_cast<void*>((address + kStart - 1) / kStart * kStart);
 }
 
 void run_field(const Plan& plan, Field field, cudaStream_t stream) {
@@ -319,7 +296,7 @@ int64_t workspace_cuda(const Shape& shape, const std::vector<TermInput>& terms, 
     if (shape.n == 0 || shape.labels == 0 || shape.pixels() == 0) return 0;
     const bool in_shared_memory = ceil_div(shape.labels, 4) <= kMaxSharedChunks;
     const int64_t images = images_in_flight(shape, terms, in_shared_memory);
-    return make_plan(shape, terms, images, in_shared_memory, nullptr, true).bytes + kStart;
+    return make_plan(shape, terms, images, in_shared_memory, nullptr, true).bytes + kStartAlignment;
 }
 
 void run_cuda(const View& unary, bool probability, const std::vector<TermInput>& terms, int64_t iterations, const View& initial,
@@ -334,7 +311,7 @@ void run_cuda(const View& unary, bool probability, const std::vector<TermInput>&
     const int64_t most = terms.empty() || message ? 1 : int64_t{0x7ffffffe};
     for (int64_t image = 0; image < shape.n; image += at_once) {
         const int64_t images = std::min(at_once, shape.n - image);
-        Plan plan = make_plan(shape, terms, images, in_shared_memory, aligned_start(workspace), true);
+        Plan plan = make_plan(shape, terms, images, in_shared_memory, aligned_start(workspace.data), true);
         for (int k = 0; k < plan.lattices.terms; ++k) {
             Term& term = plan.lattices.term[k];
             if (!term.shared) term.feature += image * term.dims * shape.pixels();

@@ -249,7 +249,7 @@ __global__ void __launch_bounds__(kBuildThreads) dense_crf_runs_kernel(Lattices 
 namespace {
 
 unsigned build_blocks(int64_t items) {
-    return static_cast<unsigned>(ceil_div(items, kBuildThreads));
+    return grid_size("dense_crf", ceil_div(items, kBuildThreads));
 }
 unsigned looping_blocks(int64_t most_items) {
     return static_cast<unsigned>(std::min(ceil_div(most_items, kBuildThreads), kMaxBuildBlocks));
@@ -257,7 +257,7 @@ unsigned looping_blocks(int64_t most_items) {
 
 template <int kDims>
 void launch_embed(const Lattices& g, const BuildSpace& space, int k, cudaStream_t stream) {
-    launch("dense_crf", dense_crf_embed_kernel<kDims>, dim3(static_cast<unsigned>(int64_t{g.term[k].images} * g.tiles.count)),
+    launch("dense_crf", dense_crf_embed_kernel<kDims>, dim3(grid_size("dense_crf", int64_t{g.term[k].images} * g.tiles.count)),
            dim3(kTilePixels), 0, stream, g, space, k, EmbedScale<kDims>());
 }
 

@@ -142,7 +142,7 @@ void run_maximum(const PairShape& shape, const View& edge, T* out, Place* places
     arguments.offsets = shape.offsets();
     arguments.radius = shape.radius;
     launch("edge_affinity", edge_maximum_kernel<T>,
-           dim3(static_cast<unsigned>(tiles.count(shape.n)), static_cast<unsigned>(ceil_div(shape.offsets(), kPlanes))),
+           dim3(grid_size("edge_affinity", tiles.count(shape.n)), static_cast<unsigned>(ceil_div(shape.offsets(), kPlanes))),
            dim3(32 * kRows), shared, stream_of(context), arguments);
 }
 
@@ -160,8 +160,8 @@ void run_backward(const PairShape& shape, const View& grad, const View& edge, co
     arguments.tiles = tiles;
     arguments.offsets = shape.offsets();
     arguments.radius = shape.radius;
-    launch("edge_affinity", edge_gather_kernel<T>, dim3(static_cast<unsigned>(tiles.count(shape.n))), dim3(32 * kGatherRows), 0,
-           stream_of(context), arguments);
+    launch("edge_affinity", edge_gather_kernel<T>, dim3(grid_size("edge_affinity", tiles.count(shape.n))), dim3(32 * kGatherRows),
+           0, stream_of(context), arguments);
 }
 
 template <class T>
@@ -183,19 +183,14 @@ int64_t backward_workspace_cuda(const PairShape& shape, DType, const Context&) {
 
 void forward_cuda(const PairShape& shape, const View& edge, const View& out, const View&, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    auto run = edge.dtype == DType::kFloat16    ? run_forward<f16>
-               : edge.dtype == DType::kBFloat16 ? run_forward<bf16>
-                                                : run_forward<float>;
-    run(shape, edge, out, context);
+    with_device_type(edge.dtype, [&](auto type) { run_forward<decltype(type)>(shape, edge, out, context); });
 }
 
 void backward_cuda(const PairShape& shape, const View& grad, const View& edge, const View& grad_edge, const View& workspace,
                    const Context& context) {
     const DeviceGuard guard(context.device.index);
-    auto run = edge.dtype == DType::kFloat16    ? run_backward<f16>
-               : edge.dtype == DType::kBFloat16 ? run_backward<bf16>
-                                                : run_backward<float>;
-    run(shape, grad, edge, grad_edge, workspace, context);
+    with_device_type(edge.dtype,
+                     [&](auto type) { run_backward<decltype(type)>(shape, grad, edge, grad_edge, workspace, context); });
 }
 
 }  // namespace wsss::edge_affinity

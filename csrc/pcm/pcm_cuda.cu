@@ -273,7 +273,7 @@ void run_accumulate(const Geometry& geometry, const Operands& operands, float* p
     if constexpr (Scheme::kRowTerms == 1 && Scheme::kTerms == 1 && kTiles == kNarrow)
         if (resident && geometry.padded_depth == kRegisterChunks * kChunk)
             kernel = pcm_accumulate_kernel<Scheme, kTiles, kRegisterChunks>;
-    launch("pcm", kernel, dim3(grid_size(work.workers)), dim3(kAccumulateThreads),
+    launch("pcm", kernel, dim3(grid_size("pcm", work.workers)), dim3(kAccumulateThreads),
            accumulate_shared_bytes<Scheme>(geometry.depth_chunks, kTiles, resident), stream, arguments);
     ReduceArguments<T> reduce{};
     reduce.partial = partial;
@@ -289,7 +289,7 @@ void run_accumulate(const Geometry& geometry, const Operands& operands, float* p
     reduce.work = work;
     reduce.eps = eps;
     const int64_t blocks = geometry.images * ceil_div(geometry.pixels, kPixelGroup);
-    launch("pcm", pcm_reduce_kernel<T>, dim3(grid_size(blocks)), dim3(kReduceThreads), 0, stream, reduce);
+    launch("pcm", pcm_reduce_kernel<T>, dim3(grid_size("pcm", blocks)), dim3(kReduceThreads), 0, stream, reduce);
 }
 
 // The workspace of the forward pass; with a null start, its size.
@@ -311,7 +311,7 @@ void run_forward(const View& cam, const View& feature, float eps, const View& ou
                  cudaStream_t stream) {
     static_assert(Scheme::kRowTerms == Scheme::kTerms, "one number of terms sizes the workspace");
     const Geometry geometry(cam.size[0], cam.size[1], feature.size[1], cam.size[2] * cam.size[3]);
-    const ForwardWorkspace space(aligned(workspace), geometry, Scheme::kTerms);
+    const ForwardWorkspace space(aligned_start(workspace.data), geometry, Scheme::kTerms);
     PackArguments<T> arguments{};
     arguments.feature = StridedPixels<T>(feature);
     arguments.value = StridedPixels<T>(cam);
@@ -320,7 +320,7 @@ void run_forward(const View& cam, const View& feature, float eps, const View& ou
     arguments.scales = space.scales;
     arguments.set_sizes(geometry);
     arguments.eps = eps;
-    launch("pcm", pcm_pack_kernel<T, Scheme>, dim3(grid_size(arguments.blocks)), dim3(kPackThreads), 0, stream, arguments);
+    launch("pcm", pcm_pack_kernel<T, Scheme>, dim3(grid_size("pcm", arguments.blocks)), dim3(kPackThreads), 0, stream, arguments);
     accumulate<T, Scheme>(geometry, {space.rows, space.values, space.scales}, space.partial, out.as<T>(), denominator.as<float>(),
                           eps, stream);
 }
@@ -354,7 +354,7 @@ template void accumulate<bf16, Bf16Scheme>(const Geometry&, const Operands&, flo
 int64_t forward_workspace_cuda(const Shape& shape, DType dtype, const Context&) {
     const Geometry geometry(shape.n, shape.c, shape.d, shape.pixels());
     if (shape.n == 0 || geometry.pixels == 0) return 0;
-    return ForwardWorkspace(nullptr, geometry, dtype == DType::kFloat32 ? 2 : 1).carver.used() + kWorkspaceAlignment;
+    return ForwardWorkspace(nullptr, geometry, dtype == DType::kFloat32 ? 2 : 1).carver.used() + kStartAlignment;
 }
 
 void forward_cuda(const View& cam, const View& feature, double eps, const View& out, const View& denominator,

@@ -225,7 +225,7 @@ void run_backward(const View& grad, const View& cam, const View& feature, const 
                   const View& grad_cam, const View& grad_feature, const View& workspace, cudaStream_t stream) {
     const Geometry geometry(cam.size[0], cam.size[1], feature.size[1], cam.size[2] * cam.size[3]);
     const GradientPlan plan(geometry, Scheme::kRowTerms, Scheme::kTerms, shared_limit());
-    const GradientWorkspace space(aligned(workspace), geometry, Scheme::kRowTerms, Scheme::kTerms, plan);
+    const GradientWorkspace space(aligned_start(workspace.data), geometry, Scheme::kRowTerms, Scheme::kTerms, plan);
     PackArguments<T> feature_pack{};
     feature_pack.feature = StridedPixels<T>(feature);
     feature_pack.value = StridedPixels<T>(grad);
@@ -249,7 +249,7 @@ void run_backward(const View& grad, const View& cam, const View& feature, const 
     gradient_pack.padded_pixels = geometry.padded_pixels;
     gradient_pack.classes = geometry.classes;
     gradient_pack.pair_depth = plan.pair_depth;
-    launch("pcm", pcm_gradient_pack_kernel<T, Scheme>, dim3(grid_size((grad_feature ? 2 : 1) * feature_pack.blocks)),
+    launch("pcm", pcm_gradient_pack_kernel<T, Scheme>, dim3(grid_size("pcm", (grad_feature ? 2 : 1) * feature_pack.blocks)),
            dim3(kPackThreads), 0, stream, feature_pack, gradient_pack);
     if (grad_feature) {
         GradientArguments arguments{};
@@ -271,7 +271,8 @@ void run_backward(const View& grad, const View& cam, const View& feature, const 
         auto kernel = pcm_gradient_kernel<Scheme, false>;
         if constexpr (Scheme::kTerms == 1)
             if (plan.whole) kernel = pcm_gradient_kernel<Scheme, true>;
-        launch("pcm", kernel, dim3(grid_size(plan.work.workers)), dim3(kGradientThreads), plan.shared_bytes, stream, arguments);
+        launch("pcm", kernel, dim3(grid_size("pcm", plan.work.workers)), dim3(kGradientThreads), plan.shared_bytes, stream,
+               arguments);
         FinishArguments<T> finish{};
         finish.feature = StridedPixels<T>(feature);
         finish.partial = space.partial;
@@ -286,7 +287,7 @@ void run_backward(const View& grad, const View& cam, const View& feature, const 
         finish.work = plan.work;
         finish.eps = eps;
         const int64_t blocks = geometry.images * ceil_div(geometry.pixels, kPixelGroup);
-        launch("pcm", pcm_finish_kernel<T>, dim3(grid_size(blocks)), dim3(kPackThreads), 0, stream, finish);
+        launch("pcm", pcm_finish_kernel<T>, dim3(grid_size("pcm", blocks)), dim3(kPackThreads), 0, stream, finish);
     }
     if (grad_cam)
         accumulate<T, Scheme>(geometry, {space.rows, space.values, space.scales}, space.partial, grad_cam.as<T>(), nullptr, eps,
@@ -300,7 +301,7 @@ int64_t backward_workspace_cuda(const Shape& shape, DType dtype, const Context&)
     if (shape.n == 0 || geometry.pixels == 0) return 0;
     const int terms = dtype == DType::kBFloat16 ? 1 : 2, row_terms = dtype == DType::kFloat32 ? 2 : 1;
     const GradientPlan plan(geometry, row_terms, terms, 0);
-    return GradientWorkspace(nullptr, geometry, row_terms, terms, plan).carver.used() + kWorkspaceAlignment;
+    return GradientWorkspace(nullptr, geometry, row_terms, terms, plan).carver.used() + kStartAlignment;
 }
 
 void backward_cuda(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,

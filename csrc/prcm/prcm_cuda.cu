@@ -302,10 +302,7 @@ void forward_cuda(const Shape& shape, const Options& options, const Inputs& in, 
                   const Context& context) {
     const DeviceGuard guard(context.device.index);
     const cudaStream_t stream = stream_of(context);
-    auto run = in.cam.dtype == DType::kFloat32   ? run_forward<float>
-               : in.cam.dtype == DType::kFloat16 ? run_forward<f16>
-                                                 : run_forward<bf16>;
-    run(shape, options, in, out, workspace, stream);
+    with_device_type(in.cam.dtype, [&](auto type) { run_forward<decltype(type)>(shape, options, in, out, workspace, stream); });
 }
 
 }  // namespace wsss::prcm

@@ -250,10 +250,7 @@ void backward_cuda(const Shape& shape, const Options& options, const BackwardInp
                 fill_bytes("prcm", gradient.data, 0, static_cast<size_t>(gradient.numel() * bytes(gradient.dtype)), stream);
         return;
     }
-    auto run = in.cam.dtype == DType::kFloat32   ? run_backward<float>
-               : in.cam.dtype == DType::kFloat16 ? run_backward<f16>
-                                                 : run_backward<bf16>;
-    run(shape, options, in, out, workspace, stream);
+    with_device_type(in.cam.dtype, [&](auto type) { run_backward<decltype(type)>(shape, options, in, out, workspace, stream); });
 }
 
 }  // namespace wsss::prcm

@@ -53,17 +53,12 @@ void run_typed(const View& cam, const View& affinity, const Settings& settings, 
 }
 
 int64_t workspace_cuda(const Shape& shape, DType dtype, const Settings& settings, const Context& context) {
-    return dtype == DType::kFloat32    ? workspace_bytes<float>(shape, settings, context)
-           : dtype == DType::kBFloat16 ? workspace_bytes<bf16>(shape, settings, context)
-                                       : workspace_bytes<f16>(shape, settings, context);
+    return with_device_type(dtype, [&](auto type) { return workspace_bytes<decltype(type)>(shape, settings, context); });
 }
 
 void run_cuda(const View& cam, const View& affinity, const Settings& settings, const View& out, const View& workspace,
               const Context& context) {
-    auto call = cam.dtype == DType::kFloat32    ? run_typed<float>
-                : cam.dtype == DType::kBFloat16 ? run_typed<bf16>
-                                                : run_typed<f16>;
-    call(cam, affinity, settings, out, workspace, context);
+    with_device_type(cam.dtype, [&](auto type) { run_typed<decltype(type)>(cam, affinity, settings, out, workspace, context); });
 }
 
 }  // namespace wsss::random_walk
