@@ -1,8 +1,11 @@
 // CAM merge: class maps of several scales and flips become one map an image and class, normalised, at image size.
 //
-//     S   = clamp0(sum over maps k of upsample(unflip(map_k)))   or their mean; with relu_first each map is clamped too, on its
-//     grid out = scale * S / (max S + eps)                            or, minmax: scale * clamp0(S - min S - eps) / (max S - min
-//     S + eps)
+//     S   = clamp0(sum over maps k of upsample(unflip(map_k)))
+//     out = scale * S / (max S + eps)
+//
+// or, mean: the sum divided by the number of maps; relu_first: each map clamped too, on its grid; minmax:
+//
+//     out = scale * clamp0(S - min S - eps) / (max S - min S + eps)
 //
 // with max and min over the pixels of an image and class. Classes that are not present are 0 and are not computed. With a
 // background, channel 0 is (1 - max over classes of out)^alpha and the classes follow. uint8 holds round(255 out), half to even.

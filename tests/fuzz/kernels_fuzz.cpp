@@ -30,7 +30,7 @@ void fuzz_pcm(FuzzInput& in, const Context& context) {
     const int64_t n = in.number(0, 2), c = in.number(0, 40), d = in.number(0, 40), h = in.number(0, 20), w = in.number(0, 20);
     const DType dtype = float_type(in);
     const Tensor cam = tensor(in, dtype, {n, c, h, w}, true), feature = tensor(in, dtype, {n, d, h, w}, true);
-    const Tensor out = contiguous(in, dtype, {n, c, h, w}), denominator = contiguous(in, pcm_sum_type(dtype), {n, h * w});
+    const Tensor out = contiguous(in, dtype, {n, c, h, w}), denominator = contiguous(in, sum_type(dtype), {n, h * w});
     const double eps = in.flip() ? 1e-5 : in.any_float();
     const Tensor space = workspace_of(pcm::forward_workspace(cam, feature, context));
     pcm::forward(cam, feature, eps, out, denominator, space, context);
@@ -64,7 +64,7 @@ void fuzz_dense_crf(FuzzInput& in, const Context& context) {
 void fuzz_prcm(FuzzInput& in, const Context& context) {
     const int64_t n = in.number(0, 2), c = in.number(0, 24), c1 = in.number(0, 20), c2 = in.number(0, 20);
     const int64_t h = in.number(0, 16), w = in.number(0, 16);
-    const DType dtype = float_type(in), sum = prcm_sum_type(dtype);
+    const DType dtype = float_type(in), sum = sum_type(dtype);
     const Tensor cam = tensor(in, dtype, {n, c, h, w}, true), x = tensor(in, dtype, {n, c1, h, w}, true);
     const Tensor query = tensor(in, dtype, {n, c2, h, w}, true), phi = tensor(in, dtype, {c2, c1}, true);
     const Tensor out = contiguous(in, dtype, {n, c, h, w}), gate = contiguous(in, sum, {n, c, h, w});
