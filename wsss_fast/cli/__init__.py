@@ -106,13 +106,11 @@ def _help() -> str:
 
 
 def _unknown(command: str) -> int:
-    import difflib
-
+    from wsss_fast._nearest import did_you_mean
     from wsss_fast.files.names import printable
 
     kind = "option" if command.startswith("-") else "command"
-    close = difflib.get_close_matches(command, [*COMMANDS, "--help", "--version", _DEBUG], 1)
-    hint = f"did you mean '{close[0]}'?" if close else "`wsss --help` lists the commands"
+    hint = did_you_mean(command, [*COMMANDS, "--help", "--version", _DEBUG], "`wsss --help` lists the commands")
     return _say(f"error: unknown {kind} '{printable(command)}'. Hint: {hint}", exit_codes.USAGE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import SettingsError
 from wsss_fast.export import source
 from wsss_fast.export.engine import Engine, load_engine
@@ -65,9 +65,8 @@ def load_source(model: Any, settings: LabelSettings, device: torch.device) -> tu
         return engine, None, engine.meta.classes
     else:
         if isinstance(model, str) and not Path(model).is_file():
-            close = difflib.get_close_matches(model, [BUILT_IN], 1)
             known = f"a checkpoint, an .onnx, .pt2 or engine file, or the name {BUILT_IN}"
-            hint = f"did you mean '{close[0]}'?" if close else f"a model is {known}"
+            hint = did_you_mean(model, [BUILT_IN], f"a model is {known}")
             raise SettingsError(f"label: 'model' must be a file or a known name, got '{model}'. Hint: {hint}")
         network, names = source.network(model, **given)
     return load_engine(network, settings.engine or "torch", device), network, names
