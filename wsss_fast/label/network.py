@@ -17,7 +17,7 @@ from wsss_fast.export.engine import Engine, load_engine
 from wsss_fast.files.images import ImageError
 from wsss_fast.label.device import Device
 from wsss_fast.label.graphs import Graphs
-from wsss_fast.label.predict import ALPHA, BACKGROUND, BUILT_IN, Defaults, Prediction, chosen_device
+from wsss_fast.label.predict import ALPHA, BACKGROUND, BUILT_IN, Defaults, Model, Prediction, chosen_device
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.methods._infer import resized
 
@@ -38,9 +38,13 @@ SMALLEST_EXPORTED = 33  # export.onnx.dynamic_shapes
 _ALPHA = {"cam": 16.0}  # of PSA; the others follow SEAM
 
 
-def load_network(model: Any, settings: LabelSettings) -> NetworkModel:
+def load_network(model: Any, settings: LabelSettings) -> Model:
     device = chosen_device(settings.device)
     engine, module, classes = load_source(model, settings, device)
+    if engine.meta.groups:
+        from wsss_fast.label.built_in import BuiltInModel, EngineClassifier
+
+        return BuiltInModel(EngineClassifier(engine), settings)
     if settings.classes is not None and not settings.grouped:
         from wsss_fast.data.labels import read_classes
 
@@ -72,6 +76,14 @@ def load_source(model: Any, settings: LabelSettings, device: torch.device) -> tu
     return load_engine(network, settings.engine or "torch", device), network, names
 
 
+def check_size(engine: Engine, image: Tensor) -> None:
+    height, width = image.shape[2:]
+    if engine.identity["engine"] != "torch" and min(height, width) < SMALLEST_EXPORTED:
+        raise ImageError(
+            f"{width} x {height} pixels at one of the scales, and exported networks take {SMALLEST_EXPORTED} or more"
+        )
+
+
 class NetworkModel:
     """Class maps at several scales, mirrored and not, or the scores of a segmentation network."""
 
@@ -87,8 +99,7 @@ class NetworkModel:
         self.identity = {"method": meta.method, "backbone": meta.backbone, "published": meta.published, **engine.identity}
         self._engine = engine
         self.device = Device(engine.device)
-        self._exported = engine.identity["engine"] != "torch"
-        graphs = settings.graphs and engine.device.type == "cuda" and not self._exported
+        graphs = settings.graphs and engine.device.type == "cuda" and engine.identity["engine"] == "torch"
         self._forward = Graphs(engine.forward_cam) if graphs else engine.forward_cam
         self._scales = settings.scales or meta.scales
         self._flip = settings.flip
@@ -114,7 +125,7 @@ class NetworkModel:
             # the image itself first: its maps or its classifier tell the classes
             for scale in sorted(self._scales, key=lambda scale: abs(scale - 1)):
                 small = self._engine.normalise(resized(image, scale))
-                self._check_size(small)
+                check_size(self._engine, small)
                 for mirrored in (False, True) if self._flip else (False,):
                     given = self._forward(small.flip(3) if mirrored else small)
                     if scores is None:
@@ -122,13 +133,6 @@ class NetworkModel:
                     maps.append((given if self.defaults.merge is None else self._engine.objects(given))[0])
                     flipped.append(mirrored)
         return Prediction(None if scores is None else scores.cpu(), tuple(maps), tuple(flipped), image=image)
-
-    def _check_size(self, image: Tensor) -> None:
-        height, width = image.shape[2:]
-        if self._exported and min(height, width) < SMALLEST_EXPORTED:
-            raise ImageError(
-                f"{width} x {height} pixels at one of the scales, and exported networks take {SMALLEST_EXPORTED} or more"
-            )
 
     def _scores(self, given: Tensor, image: Tensor) -> Tensor | None:
         if self._classifier is not None:
