@@ -15,6 +15,7 @@ from wsss_fast.files.folder import OutputStoppedError
 # command → one line of help. Its module is wsss_fast.cli.COMMAND with `run(argv, prog) -> int`.
 COMMANDS = {
     "label": "label a folder of images: one palette PNG an image",
+    "classes": "list the classes of a model with their mask values",
     "train": "train a method on images with image-level labels",
     "run": "run a published row from data set to segmentation network, stage by stage",
     "eval": "compare masks or soft maps with the truth: IoU a class, mIoU, threshold curve",

@@ -43,6 +43,11 @@ def folded(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
 
 
+def made_up(count: int) -> tuple[str, ...]:
+    """The names of classes that nobody named."""
+    return tuple(f"class {value}" for value in range(1, count + 1))
+
+
 def unknown_classes(unknown: Mapping[str, Sequence[str]], classes: Sequence[str], source: str, hint: str) -> DataError:
     """One error for all of them. ``unknown``: name → the images that have it."""
     known = ClassNames(classes)

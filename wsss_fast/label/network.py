@@ -12,6 +12,7 @@ from torch import nn
 
 from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import SettingsError
+from wsss_fast.data.class_names import made_up
 from wsss_fast.export import source
 from wsss_fast.export.engine import Engine, load_engine
 from wsss_fast.files.images import ImageError
@@ -93,7 +94,7 @@ class NetworkModel:
             hint = f"it is for --walk; --model takes one that gives class maps, as {', '.join(_SCORES)}, eps, l2g or deeplab"
             raise SettingsError(f"label: 'model' must give class maps, and {meta.method} gives none. Hint: {hint}")
         self.named = bool(classes)
-        self.class_names = tuple(classes) or tuple(f"class {i + 1}" for i in range(meta.num_classes))
+        self.class_names = tuple(classes) or made_up(meta.num_classes)
         background = BACKGROUND if meta.threshold is None else meta.threshold
         self.defaults = Defaults(meta.scales, meta.merge, background, _ALPHA.get(meta.method, ALPHA))
         self.identity = {"method": meta.method, "backbone": meta.backbone, "published": meta.published, **engine.identity}
