@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from label_standins import five_pictures
+from networks import lively
 
 import wsss_fast
 from wsss_fast._settings import SettingsError
@@ -29,7 +30,7 @@ def exported(tmp_path_factory):
     """With random weights, whose classes' biases matter."""
     with torch.random.fork_rng(devices=[]), pytest.MonkeyPatch.context() as patch:
         torch.manual_seed(0)
-        network = efficientnet.EfficientNetLite0(output_stride=16).eval()
+        network = lively(efficientnet.EfficientNetLite0(output_stride=16))
         torch.nn.init.normal_(network._fc.bias)
         patch.setattr("wsss_fast.export.built_in.load_pretrained", lambda output_stride: (network, "random"))
         path = tmp_path_factory.mktemp("built_in") / "lite.onnx"
