@@ -280,7 +280,8 @@ def test_what_cannot_be_compared_is_said(data, change, message):
 def test_bad_command_lines(data, capsys):
     truth = ["--truth", str(data / "truth")]
     assert cli.main(["eval", str(data / "nothing"), *truth]) == 1
-    assert "'predictions' must be a folder" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "'predictions' must be a folder, got '" in error and "nothing', which does not exist" in error
     assert cli.main(["eval", str(data / "masks"), *truth, "--curve", str(data / "c.png")]) == 1
     assert "must go with soft maps" in capsys.readouterr().err and not (data / "c.png").exists()
     assert cli.main(["eval", str(data / "soft"), *truth, "--curve", "c.jpg"]) == 2

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import printable, state_of
 from wsss_fast.label.classes import IGNORE, IGNORE_16
 from wsss_fast.truth_classes import BACKGROUND_NAME, join
 
@@ -258,7 +258,7 @@ def folder(
     predictions, truth = Path(predictions), Path(truth)
     for role, path in (("predictions", predictions), ("truth", truth)):
         if not path.is_dir():
-            raise ValueError(f"evaluate: '{role}' must be a folder, got {printable(str(path))}")
+            raise ValueError(f"evaluate: '{role}' must be a folder, got '{printable(str(path))}', which {state_of(path)}")
     wanted = list(dict.fromkeys(_masks_in(truth) if ids is None else ids))
     if not wanted:
         raise ValueError(f"evaluate: no image to compare: {printable(str(truth))} has no .png file, or the list is empty")

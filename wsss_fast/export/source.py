@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from wsss_fast import methods
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import printable, state_of
 from wsss_fast.methods import checkpoint
 from wsss_fast.nets import weights
 
@@ -37,9 +37,8 @@ def network(model: str | os.PathLike[str] | nn.Module, **source: Any) -> tuple[n
         return built_in(), ()
     if not Path(model).is_file():
         hint = f"a checkpoint, an exported file, or the name {BUILT_IN}"
-        raise FileNotFoundError(
-            f"export: 'model' must be a file or a known name, got '{printable(os.fspath(model))}'. Hint: {hint}"
-        )
+        got = f"'{printable(os.fspath(model))}', which {state_of(model)}"
+        raise FileNotFoundError(f"export: 'model' must be a file or a known name, got {got}. Hint: {hint}")
     return checkpoint.load(model, **source), tuple(weights.describe(model).get("classes", ()))
 
 

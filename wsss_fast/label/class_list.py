@@ -10,7 +10,7 @@ from typing import Any
 from wsss_fast._nearest import did_you_mean
 from wsss_fast.data._problems import hinted
 from wsss_fast.data.class_names import ClassNames, folded, made_up
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import printable, state_of
 
 _HINTS = dict.fromkeys((".pth", ".pt"), "`wsss convert --classes A,B,…` makes a file of it that describes itself")
 _HINTS |= dict.fromkeys((".engine", ".plan"), "an engine has the classes of the .onnx file beside it")
@@ -45,8 +45,7 @@ def class_list(model: str | os.PathLike[str]) -> ClassList:
         return ClassList(tuple(group.name for group in imagenet_groups()))
     path = Path(name)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        message = f"classes: 'model' must be a file or {BUILT_IN}, got '{printable(name)}', which {what}"
+        message = f"classes: 'model' must be a file or {BUILT_IN}, got '{printable(name)}', which {state_of(path)}"
         raise FileNotFoundError(hinted(message, did_you_mean(name, [BUILT_IN])))
     return _described(_description(path), path)
 

@@ -16,6 +16,7 @@ from wsss_fast.data.class_names import made_up
 from wsss_fast.export import source
 from wsss_fast.export.engine import Engine, load_engine
 from wsss_fast.files.images import ImageError
+from wsss_fast.files.names import printable, state_of
 from wsss_fast.label.device import Device
 from wsss_fast.label.graphs import Graphs
 from wsss_fast.label.predict import ALPHA, BACKGROUND, BUILT_IN, Defaults, Model, Prediction, chosen_device
@@ -72,7 +73,8 @@ def load_source(model: Any, settings: LabelSettings, device: torch.device) -> tu
         if isinstance(model, str) and not Path(model).is_file():
             known = f"a checkpoint, an .onnx, .pt2 or engine file, or the name {BUILT_IN}"
             hint = did_you_mean(model, [BUILT_IN], f"a model is {known}")
-            raise SettingsError(f"label: 'model' must be a file or a known name, got '{model}'. Hint: {hint}")
+            got = f"'{printable(model)}', which {state_of(model)}"
+            raise SettingsError(f"label: 'model' must be a file or a known name, got {got}. Hint: {hint}")
         network, names = source.network(model, **given)
     return load_engine(network, settings.engine or "torch", device), network, names
 
