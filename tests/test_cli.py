@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from wsss_fast import cli
+from wsss_fast._nearest import nearest
 from wsss_fast._settings import setting
 from wsss_fast.cli import _parser, exit_codes
 from wsss_fast.label import pipeline
@@ -125,6 +126,13 @@ def test_wrong_usage_is_2_and_names_the_closest(arguments, message, capsys):
     assert cli.main(arguments) == exit_codes.USAGE
     streams = capsys.readouterr()
     assert message in streams.err and streams.out == ""
+
+
+def test_far_fetched_names_are_not_suggested(capsys):
+    assert cli.main(["label", "x", "--out", "y", "--foo"]) == exit_codes.USAGE
+    error = capsys.readouterr().err
+    assert "unknown option '--foo'" in error and "did you mean" not in error
+    assert nearest("Kat", ["horse", "cat"]) == "cat" and nearest("KITTEN", ["cat", "dog"]) is None
 
 
 def test_an_unknown_model_is_wrong_usage(images, tmp_path, capsys):

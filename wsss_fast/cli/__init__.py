@@ -15,6 +15,7 @@ from wsss_fast.files.folder import OutputStoppedError
 # command → one line of help. Its module is wsss_fast.cli.COMMAND with `run(argv, prog) -> int`.
 COMMANDS = {
     "label": "label a folder of images: one palette PNG an image",
+    "classes": "list the classes of a model with their mask values",
     "train": "train a method on images with image-level labels",
     "run": "run a published row from data set to segmentation network, stage by stage",
     "eval": "compare masks or soft maps with the truth: IoU a class, mIoU, threshold curve",
@@ -106,13 +107,11 @@ def _help() -> str:
 
 
 def _unknown(command: str) -> int:
-    import difflib
-
+    from wsss_fast._nearest import did_you_mean
     from wsss_fast.files.names import printable
 
     kind = "option" if command.startswith("-") else "command"
-    close = difflib.get_close_matches(command, [*COMMANDS, "--help", "--version", _DEBUG], 1)
-    hint = f"did you mean '{close[0]}'?" if close else "`wsss --help` lists the commands"
+    hint = did_you_mean(command, [*COMMANDS, "--help", "--version", _DEBUG], "`wsss --help` lists the commands")
     return _say(f"error: unknown {kind} '{printable(command)}'. Hint: {hint}", exit_codes.USAGE)
 
 

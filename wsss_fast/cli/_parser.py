@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 import sys
 import types
@@ -14,6 +13,7 @@ from typing import Any
 
 import jsonargparse
 
+from wsss_fast._nearest import did_you_mean
 from wsss_fast.files.names import printable
 
 
@@ -102,8 +102,8 @@ def _explain(parser: jsonargparse.ArgumentParser, text: str) -> str:
 
 
 def _closest(unknown: str, options: list[str]) -> str:
-    close = difflib.get_close_matches(unknown, options, 1)
-    return f". Hint: did you mean '{close[0]}'?" if close else ""
+    hint = did_you_mean(unknown, options)
+    return f". Hint: {hint}" if hint else ""
 
 
 def _shown_default(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_fast import _openmp
+from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import SettingsError
 from wsss_fast.cli import _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
@@ -53,8 +53,7 @@ def run(argv: Sequence[str]) -> int:
         return exit_codes.DONE if argv else exit_codes.USAGE
     method, *rest = argv
     if method not in METHODS:
-        close = difflib.get_close_matches(method, METHODS, 1)
-        hint = f"did you mean '{close[0]}'?" if close else "methods are " + ", ".join(METHODS)
+        hint = did_you_mean(method, METHODS, "methods are " + ", ".join(METHODS))
         return _parser.usage_failure(PROG, f"METHOD comes first, got '{printable(method)}'. Hint: {hint}")
     _openmp.wait_without_spinning()
     from wsss_fast import train

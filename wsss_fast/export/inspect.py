@@ -12,6 +12,7 @@ from wsss_fast.files.names import printable
 from wsss_fast.files.whole import file_sha256
 
 _LARGEST_RECORD = 1 << 24
+_MOST_SHOWN, _FIRST = 40, 6  # entries of a list, in text
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -116,5 +117,7 @@ def as_text(told: dict[str, Any], indent: str = "") -> str:
             lines += [f"{indent}  - {printable(json.dumps(entry))}" for entry in value]
         else:
             shown = value if isinstance(value, str) else json.dumps(value)
+            if isinstance(value, list) and len(value) > _MOST_SHOWN:
+                shown = f"{json.dumps(value[:_FIRST])[:-1]}, …]  ({len(value)} entries)"
             lines.append(f"{indent}{name}: {printable(shown)}")
     return "\n".join(lines) + "\n"

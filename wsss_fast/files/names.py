@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from pathlib import Path
 
 # As os.fsencode, which looks up the encoding for each of a million names.
 AS_FILES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
@@ -15,6 +17,12 @@ def printable(name: str | bytes) -> str:
     if isinstance(name, bytes):
         name = name.decode("utf-8", "surrogateescape")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+def state_of(path: str | os.PathLike[str]) -> str:
+    """Of a path that is not what it should be, for messages: 'x.pth', which does not exist."""
+    path = Path(path)
+    return "is a folder" if path.is_dir() else "is a file" if path.is_file() else "does not exist"
 
 
 def natural_key(name: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import SettingsError
 from wsss_fast.files.names import printable
 
@@ -109,8 +109,7 @@ def _members(given: Any, known: Mapping[str, Sequence[int]], count: int, owner: 
                     raise SettingsError(f"label: classes of {owner} must be numbers from 0 to {count - 1}, got {part}")
                 numbers.extend(range(int(first), int(last or first) + 1))
         elif text.strip():
-            close = difflib.get_close_matches(text, known, 1)
-            hint = f"did you mean '{printable(close[0])}'?" if close else "several names stand in a list, as [cat, dog]"
+            hint = did_you_mean(text, known, "several names stand in a list, as [cat, dog]")
             hint = hint if known else f"the model's classes have no names; their numbers are 0 to {count - 1}"
             raise SettingsError(f"label: {owner} has the unknown class '{printable(text)}'. Hint: {hint}")
     if not numbers:

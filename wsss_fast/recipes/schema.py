@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from wsss_fast import _settings
+from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import DATASETS, SettingsError
 from wsss_fast.files.names import printable
 from wsss_fast.recipes.settings import KINDS
@@ -267,7 +267,5 @@ def _check_names(owner: str, known: list[str], given: dict[str, Any]) -> None:
 
 
 def _closest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    if close:
-        return f". Hint: did you mean '{close[0]}'?"
-    return f". Hint: there are {', '.join(known)}" if known else ""
+    hint = did_you_mean(name, known, f"there are {', '.join(known)}" if known else "")
+    return f". Hint: {hint}" if hint else ""
