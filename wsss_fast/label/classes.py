@@ -11,9 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wsss_fast._settings import SettingsError
+from wsss_fast.files import yaml_text
 from wsss_fast.files.names import printable
 
 MAX_CLASSES = 254
@@ -35,7 +34,7 @@ class ClassGroup:
 def imagenet_groups() -> tuple[ClassGroup, ...]:
     """The committed groups in mask order: the group at place i has mask value i + 1."""
     text = resources.files(__package__).joinpath("class_groups.yaml").read_text(encoding="utf-8")
-    return _groups(yaml.safe_load(text), {}, IMAGENET_CLASSES, "class_groups.yaml")
+    return _groups(yaml_text.load(text), {}, IMAGENET_CLASSES, "class_groups.yaml")
 
 
 def numbers_of(names: Iterable[str]) -> dict[str, list[int]]:
@@ -53,11 +52,11 @@ def read_groups(path: str, known: Mapping[str, Sequence[int]], count: int) -> tu
 
     shown = printable(str(path))
     try:
-        entries = yaml.safe_load(read_text(Path(path), _LARGEST_FILE))
+        entries = yaml_text.load(read_text(Path(path), _LARGEST_FILE))
     except DataError as error:
         raise SettingsError(f"label: 'classes': {str(error).removeprefix('data: ')}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingsError(f"label: {shown} is no YAML: {printable(' '.join(str(error).split())[:300])}") from None
+    except yaml_text.YamlError as error:
+        raise SettingsError(f"label: {shown} is no YAML: {error}") from None
     return _groups(entries, known, count, shown)
 
 
