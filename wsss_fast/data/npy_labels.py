@@ -18,6 +18,7 @@ import numpy as np
 from wsss_fast.data._problems import DataError, shown
 
 LARGEST_FILE = 1 << 28
+MOST_NUMBERS = LARGEST_FILE // 4  # float32: rows of a small file can all be the same large array
 _TYPES = {"b1": "?", "u1": "u1", "i1": "i1", "i2": "i2", "i4": "i4", "i8": "i8", "f2": "f2", "f4": "f4", "f8": "f8"}
 _KNOWN = {
     (module, name): name
@@ -169,7 +170,15 @@ def _entries(whole: Any) -> dict[str | int, np.ndarray]:
         raise ValueError("it holds no single dict")
     if type(items[0]) is not dict:
         raise ValueError(f"it holds a {type(items[0]).__name__}, not a dict")
-    return {_key(key): _numbers(value) for key, value in items[0].items()}
+    entries: dict[str | int, np.ndarray] = {}
+    count = 0
+    for key, value in items[0].items():
+        numbers = _numbers(value)
+        count += len(numbers)
+        if count > MOST_NUMBERS:
+            raise ValueError(f"its rows have more than {MOST_NUMBERS} numbers")
+        entries[_key(key)] = numbers
+    return entries
 
 
 def _key(key: Any) -> str | int:

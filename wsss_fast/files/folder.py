@@ -56,8 +56,11 @@ class OutputFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileExistsError:
-            raise OutputRefusedError(f"{operation}: 'out' must be a folder, and {path} is a file") from None
+            kind = "a link that leads nowhere" if path.is_symlink() else "a file"
+            raise OutputRefusedError(f"{operation}: 'out' must be a folder, and {path} is {kind}") from None
         except OSError as error:
+            if error.errno in _NOT_THE_NAMES_FAULT:
+                raise self._stopped(path, error) from None
             expected = f"be a folder that can be written, got {path}: {error.strerror}"
             raise OutputRefusedError(f"{operation}: 'out' must {expected}") from None
 
@@ -172,10 +175,13 @@ class OutputFolder:
                 raise OutputRefusedError("a link or a file stands where the output folder needs a folder") from None
             if error.errno in (errno.ENAMETOOLONG, errno.EISDIR):
                 raise OutputRefusedError(f"the output name cannot be used: {error.strerror}") from None
-            hint = "make room or rights, then run the same command again: it goes on where it stopped"
-            kind = error.strerror or str(error)
-            known = "" if error.errno in _NOT_THE_NAMES_FAULT else f" ({errno.errorcode.get(error.errno or 0, 'unknown')})"
-            raise OutputStoppedError(f"{self._operation}: cannot write {self.path / name}: {kind}{known}. Hint: {hint}") from None
+            raise self._stopped(self.path / name, error) from None
+
+    def _stopped(self, place: Path, error: OSError) -> OutputStoppedError:
+        hint = "make room or rights, then run the same command again: it goes on where it stopped"
+        kind = error.strerror or str(error)
+        known = "" if error.errno in _NOT_THE_NAMES_FAULT else f" ({errno.errorcode.get(error.errno or 0, 'unknown')})"
+        return OutputStoppedError(f"{self._operation}: cannot write {place}: {kind}{known}. Hint: {hint}")
 
 
 def write_all(handle: int, data: bytes) -> None:

@@ -17,10 +17,19 @@ def printable(name: str | bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
+def is_text(name: str) -> bool:
+    """Whether it can be written into a file: JSON and YAML can name halves of characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def natural_key(name: str) -> bytes:
     """Sorts ``img2`` before ``img10``: the number of its digits stands before a number."""
     parts = _DIGITS.split(name.encode(*AS_FILES))
     for i in range(1, len(parts), 2):
         digits = parts[i].lstrip(b"0")
-        parts[i] = b"\x01" + len(digits).to_bytes(2, "big") + digits
+        parts[i] = b"\x01" + len(digits).to_bytes(4, "big") + digits
     return b"".join(parts)

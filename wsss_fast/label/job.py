@@ -182,7 +182,7 @@ class Job:
         if self.labels is None:
             return None
         found = self.labels.get(image.name)
-        if found is None:
+        if found is None and image.name not in self.plan.tars:
             raise ImageError("the labels do not name it", lasting=False)
         return found
 

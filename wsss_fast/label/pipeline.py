@@ -253,7 +253,7 @@ def _read_labels(plan: Plan, model: Model, settings: LabelSettings) -> Labels | 
             f"label: 'labels' has {have}, and the model has {len(model.class_names)} classes without names. Hint: --classes FILE "
             "names them, one a line, in the order of the model"
         )
-    joined, missing = table.join(list(plan.names))
+    joined, missing = table.join([name for name in plan.names if name not in plan.tars])
     if missing:
         logger.warning("%d of %d images have no labels and will fail", len(missing), len(plan.names))
     return joined
