@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsss_fast._extras import require
 from wsss_fast.export.engine import EngineMeta
 from wsss_fast.files.names import printable
@@ -112,6 +114,12 @@ def _tensor_complaints(onnx: Any, name: str, tensor: Any) -> Iterator[str]:
     # outside raw_data small numbers take fewer bytes than their type
     if min(tensor.dims, default=0) < 0 or (held != wanted if tensor.HasField("raw_data") else wanted > 8 * held):
         yield f"tensor '{name}' says it has {list(tensor.dims)} elements and holds {held} bytes"
+        return
+    if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+        values = onnx.numpy_helper.to_array(tensor)
+        # one number alone may stand for no bound, as in a maximum of nothing yet
+        if np.isnan(values).any() or (values.size > 1 and np.isinf(values).any()):
+            yield f"tensor '{name}' holds values that are no numbers"
 
 
 def _unfolding(onnx: Any, model: Any, nodes: Any) -> Iterator[str]:

@@ -42,7 +42,7 @@ def session(path: Path, device: torch.device, threads: int | None = None, **opti
         hint = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
         raise RuntimeError(f"load_engine: this onnxruntime has no {provider}. Hint: {hint}")
     settings = ort.SessionOptions()
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # it would write to the terminal itself; what fails is raised
     settings.intra_op_num_threads = threads or torch.get_num_threads()
     settings.inter_op_num_threads = 1
     # threads wait for each other within a run by spinning; after it they would hold the cores that torch needs next

@@ -14,7 +14,14 @@ def printable(name: str | bytes) -> str:
     """Control, bidirectional and undecodable characters become escapes; everything else stays."""
     if isinstance(name, bytes):
         name = name.decode("utf-8", "surrogateescape")
+    if name.isprintable():
+        return name
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+def harmless(text: str) -> str:
+    """A message, whose lines are ours: what `printable` does, but for line feeds."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def is_text(name: str) -> bool:
