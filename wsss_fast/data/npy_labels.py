@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,17 @@ def read(path: str | Path) -> dict[str | int, np.ndarray]:
             raise DataError(f"labels: there is no file {shown(path)}")
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"it is larger than {LARGEST_FILE >> 20} MiB")
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # numpy reads the header as Python's literals
             _check_header(file)
             entries = _entries(_follow(file.read()))
     except OSError as error:
         raise DataError(f"labels: cannot read {shown(path)}: {error.strerror}") from None
     except DataError:
         raise
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
+    except Exception as error:  # of numpy's and pickletools' readers, on what is neither: nearly anything
         hint = "a dict of image id to an array of 0 and 1, saved with numpy.save, is expected; nothing in the file was run"
-        raise DataError(f"labels: {shown(path)} is no cls_labels.npy: {error}. Hint: {hint}") from None
+        raise DataError(f"labels: {shown(path)} is no cls_labels.npy: {shown(str(error))}. Hint: {hint}") from None
     return entries
 
 

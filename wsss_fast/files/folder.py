@@ -11,6 +11,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from wsss_fast.files.names import is_file_name
+
 _NAME_LIMIT = 255
 _NOT_THE_NAMES_FAULT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
 
@@ -149,6 +151,8 @@ class OutputFolder:
         parts = PurePosixPath(name).parts
         if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
             raise OutputRefusedError("the output name leads out of the folder")
+        if not all(map(is_file_name, parts)):
+            raise OutputRefusedError("the output name is no text")
         if max(len(os.fsencode(part)) for part in parts) > _NAME_LIMIT:
             raise OutputRefusedError(f"the output name is longer than {_NAME_LIMIT} bytes")
         folder = os.dup(self._root)

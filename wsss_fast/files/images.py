@@ -140,10 +140,11 @@ def _opened(source: Path | Location, max_bytes: int) -> Iterator[tuple[BinaryIO,
         handle = os.open(where.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise ImageError(_system_reason(error), lasting=False) from None
+    info = os.fstat(handle)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(handle)  # a folder cannot be made a file object
+        raise ImageError("not a regular file")
     with os.fdopen(handle, "rb") as file:
-        info = os.fstat(handle)
-        if not stat.S_ISREG(info.st_mode):
-            raise ImageError("not a regular file")
         if where.damage:
             raise ImageError(where.damage)
         size = info.st_size if where.size < 0 else where.size

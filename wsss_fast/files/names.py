@@ -19,6 +19,12 @@ def printable(name: str | bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
+def short(name: str, most: int = 200) -> str:
+    """For a message: `printable`, and not longer than a few lines."""
+    shown = printable(name[: most + 1])
+    return shown if len(shown) <= most else shown[:most] + "…"
+
+
 def harmless(text: str) -> str:
     """A message, whose lines are ours: what `printable` does, but for line feeds."""
     return "\n".join(map(printable, text.split("\n")))
@@ -31,6 +37,14 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_file_name(name: str) -> bool:
+    """Whether the system can be asked for it: it may hold bytes that are no text, and no halves of characters or zeros."""
+    try:
+        return b"\0" not in name.encode(*AS_FILES)
+    except UnicodeEncodeError:
+        return False
 
 
 def natural_key(name: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from wsss_fast._settings import SettingsError
 from wsss_fast.files import yaml_text
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import printable, short
 
 MAX_CLASSES = 254
 BACKGROUND = 0
@@ -75,14 +75,14 @@ def _groups(entries: Any, known: Mapping[str, Sequence[int]], count: int, shown:
             hint = "quotes make text of numbers, yes, no, on and off"
             raise SettingsError(f"label: the name of group {place} of {shown} must be text, got {name!r:.80}. Hint: {hint}")
         if name in names:
-            raise SettingsError(f"label: two groups of {shown} have the name '{printable(name)}'")
-        group = ClassGroup(name, _members(entry["classes"], known, count, f"group '{printable(name)}' of {shown}"))
+            raise SettingsError(f"label: two groups of {shown} have the name '{short(name)}'")
+        group = ClassGroup(name, _members(entry["classes"], known, count, f"group '{short(name)}' of {shown}"))
         for number in group.classes:
             if number in where:
-                called = next((f"'{printable(text)}'" for text, numbers in known.items() if number in numbers), "")
+                called = next((f"'{short(text)}'" for text, numbers in known.items() if number in numbers), "")
                 told = " ".join(filter(None, ("class", str(number), called)))
-                again = "twice in it" if where[number] == name else f"in '{printable(where[number])}' too"
-                raise SettingsError(f"label: {told} of group '{printable(name)}' of {shown} is {again}")
+                again = "twice in it" if where[number] == name else f"in '{short(where[number])}' too"
+                raise SettingsError(f"label: {told} of group '{short(name)}' of {shown} is {again}")
             where[number] = name
         names.add(name)
         groups.append(group)
@@ -109,9 +109,9 @@ def _members(given: Any, known: Mapping[str, Sequence[int]], count: int, owner: 
                 numbers.extend(range(int(first), int(last or first) + 1))
         elif text.strip():
             close = difflib.get_close_matches(text, known, 1)
-            hint = f"did you mean '{printable(close[0])}'?" if close else "several names stand in a list, as [cat, dog]"
+            hint = f"did you mean '{short(close[0])}'?" if close else "several names stand in a list, as [cat, dog]"
             hint = hint if known else f"the model's classes have no names; their numbers are 0 to {count - 1}"
-            raise SettingsError(f"label: {owner} has the unknown class '{printable(text)}'. Hint: {hint}")
+            raise SettingsError(f"label: {owner} has the unknown class '{short(text)}'. Hint: {hint}")
     if not numbers:
         raise SettingsError(f"label: {owner} is empty")
     return tuple(sorted(numbers))

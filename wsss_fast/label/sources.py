@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from wsss_fast.files.images import EXTENSIONS
-from wsss_fast.files.names import AS_FILES, printable
+from wsss_fast.files.names import is_file_name, printable
 from wsss_fast.label.plan import Names, Plan, PlanError, output_names, sort_key
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.tars import Tar
@@ -162,10 +162,9 @@ def _inner(name: str, where: Path) -> str:
     parts = name.split("/")
     if not name or name.startswith("/") or ".." in parts or "\0" in name:
         raise PlanError(f"label: the name {printable(name[:_SHOWN]) or 'without letters'!r} would leave {_shown(where)}")
-    try:
-        length = len(name.encode(*AS_FILES))
-    except UnicodeEncodeError:
-        raise PlanError(f"label: the name {printable(name[:_SHOWN])!r} is no text, and no file has it") from None
+    if not is_file_name(name):
+        raise PlanError(f"label: the name {printable(name[:_SHOWN])!r} is no text, and no file has it")
+    length = len(os.fsencode(name))
     if length > LONGEST_NAME:
         raise PlanError(
             f"label: a name has {length} bytes and begins with {printable(name[:_SHOWN])!r}; files have {LONGEST_NAME}"
@@ -183,7 +182,9 @@ def _lines(path: Path) -> Iterator[str]:
             raise PlanError(f"label: {_shown(path)} is text in UTF-16. Hint: save it as UTF-8")
         file.seek(len(_BOM) if start.startswith(_BOM) else 0)
         if b"\0" in start:
-            data = file.read(_LARGEST_TEXT)
+            if path.stat().st_size > _LARGEST_TEXT:
+                raise PlanError(f"label: {_shown(path)} is larger than {_LARGEST_TEXT >> 20} MiB")
+            data = file.read()
             yield from (os.fsdecode(part) for part in data.split(b"\0") if part)
             return
         while line := file.readline(_LONGEST_LINE):
