@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import short
 
 # One wrong letter of three is a slip, of two another word. Dashes count for nothing: with them, "--foo" is much like "--root".
 _LEAST = 0.65
@@ -23,7 +23,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     """A hint with the nearest name, else the other one."""
     close = nearest(word, known)
-    return otherwise if close is None else f"did you mean '{printable(close)}'?"
+    return otherwise if close is None else f"did you mean '{short(close)}'?"
 
 
 def _letters(name: str) -> str:

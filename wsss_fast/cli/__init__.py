@@ -7,9 +7,10 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 
-from wsss_fast.cli import exit_codes
+from wsss_fast.cli import _terminal, exit_codes
 from wsss_fast.files.folder import OutputStoppedError
 
 # command → one line of help. Its module is wsss_fast.cli.COMMAND with `run(argv, prog) -> int`.
@@ -37,6 +38,11 @@ class Terminated(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     arguments, debug = _take_debug(arguments)
+    with _terminal.guarded():
+        return _main(arguments, debug)
+
+
+def _main(arguments: list[str], debug: bool) -> int:
     try:
         with _sigterm_unwinds():
             status = _dispatch(arguments)
@@ -54,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"stopped: {error}", exit_codes.STOPPED)
     except Exception as error:
         if debug:
-            raise
+            sys.stderr.write(traceback.format_exc())
         return _say(_describe(error), exit_codes.ERROR)
 
 

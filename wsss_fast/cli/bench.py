@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.cli import _parser, exit_codes
+from wsss_fast.cli import _parser, _terminal, exit_codes
 
 PROG = "wsss bench"
 
@@ -92,7 +92,8 @@ def _measure(given: Any, options: dict[str, tuple[Any, ...]]) -> int:
     from wsss_fast.bench import _session, _table
 
     # A table cut to a pipe's assumed 80 columns would lose its figures.
-    console = Console(width=None if sys.stdout.isatty() else 160, stderr=given.json == "-")
+    stream = _terminal.own(sys.stderr if given.json == "-" else sys.stdout)
+    console = Console(width=None if sys.stdout.isatty() else 160, file=stream)
     chosen = bench.names() if "all" in given.operations or not given.operations else given.operations
     operations = [bench.load(name) for name in chosen]
     if given.list:
@@ -162,7 +163,7 @@ class _Status:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True)
+        self._console = Console(file=_terminal.own(sys.stderr))
         self._live = self._console.status("starting") if self._console.is_terminal else None
         self._last = time.monotonic()
 

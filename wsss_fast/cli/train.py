@@ -109,8 +109,7 @@ _AHEAD = ("published", "dataset", "backbone", "options")
 
 def _network(argv: Sequence[str]) -> Any:
     """The network's settings, read ahead of all others: the defaults of the rest follow from them."""
-    import yaml
-
+    from wsss_fast.files import yaml_text
     from wsss_fast.train import NetworkSettings
 
     ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -123,9 +122,9 @@ def _network(argv: Sequence[str]) -> Any:
     values: dict[str, Any] = {}
     if given["config"]:
         try:
-            loaded = yaml.safe_load(Path(given["config"]).read_text(encoding="utf-8"))
+            loaded = yaml_text.load(Path(given["config"]).read_text(encoding="utf-8"))
             values = {name: loaded[name] for name in _AHEAD if name in loaded}
-        except (OSError, UnicodeError, TypeError, yaml.YAMLError):
+        except (OSError, TypeError, ValueError):
             pass  # as above
     values |= {name: given[name] for name in _AHEAD if given[name] is not None}
     return NetworkSettings(**{name: value for name, value in values.items() if value not in (None, "none", "null")})

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.data._problems import DataError, hinted, shown
+from wsss_fast.data._problems import DataError, doubles, hinted, shown
 
 LARGEST_TEXT = 1 << 30
 LARGEST_XML = 1 << 24
@@ -40,8 +40,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON readers keep the last of two equal names, and nobody notices."""
     whole = dict(pairs)
     if len(whole) != len(pairs):
-        again = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
-        raise ValueError(f"'{shown(again)}' stands there twice")
+        raise ValueError(f"'{shown(doubles(name for name, _ in pairs)[0])}' stands there twice")
     return whole
 
 

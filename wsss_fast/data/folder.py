@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from wsss_fast.data._problems import DataError, refuse, shown
@@ -40,8 +41,8 @@ def find(asked: Asked) -> Found:
 
 def _inside(root: Path, *folders: Path | None) -> tuple[str, ...]:
     """How the names of files begin that lie in these folders: masks, saliency maps and labels of pairs are no images."""
-    whole = root.resolve()
-    given = [folder.resolve() for folder in folders if folder is not None]
+    whole = Path(os.path.realpath(root))
+    given = [Path(os.path.realpath(folder)) for folder in folders if folder is not None]
     return tuple(
         f"{folder.relative_to(whole).as_posix()}/" for folder in given if folder.is_relative_to(whole) and folder != whole
     )

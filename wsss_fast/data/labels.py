@@ -18,12 +18,17 @@ from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown
 from wsss_fast.data._text import read_json, read_text, read_xml
 from wsss_fast.data.class_names import ClassNames, unknown_classes
 from wsss_fast.files.images import EXTENSIONS
-from wsss_fast.files.names import natural_key
+from wsss_fast.files.names import is_text, natural_key
 
 KINDS = ("npy", "xml", "coco", "folders", "csv", "json", "list")
 DIFFICULT = ("keep", "drop")
 UNKNOWN = ("stop", "drop")
-_HEADERS = frozenset({"image", "images", "path", "file", "filename", "file_name", "name", "id", "image_id"})
+# A first row of a CSV file is a header when both of its cells say so: an image may be called `id`.
+_HEADERS = (
+    frozenset({"image", "images", "image_name", "path", "file", "filename", "file_name", "name", "id", "image_id"}),
+    frozenset({"class", "classes", "class_name", "class_names", "label", "labels", "category", "categories", "tag", "tags"}),
+)
+MOST_CLASSES = 65_535
 _INTEGER_ID = re.compile(r"((?:19|20)[0-9]{2})([0-9]{6})")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -201,6 +206,7 @@ def _guess(path: Path) -> str:
 def checked_classes(names: tuple[str, ...], what: str) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise DataError(f"labels: {what} must hold at least one class name, and no empty one")
+    refuse(f"labels: {what} has class names that are no text", [name for name in names if not is_text(name)])
     refuse(f"labels: {what} names classes twice", doubles(names))
     return names
 
@@ -221,9 +227,9 @@ def from_rows(
     if classes is None:
         if not entries:
             raise DataError(f"labels: no row of {source} names a class")
-        classes = [str(i) for i in range(1 + max(map(int, entries)))] if numbers else sorted(entries)
-        if numbers and len(classes) > 65535:
-            raise DataError(f"labels: {source} has the class number {len(classes) - 1}")
+        if numbers and (largest := max(map(int, entries))) >= MOST_CLASSES:
+            raise DataError(f"labels: {source} has the class number {largest}; at most {MOST_CLASSES} classes are read")
+        classes = [str(i) for i in range(1 + largest)] if numbers else checked_classes(tuple(sorted(entries)), source)
         places = {name: place for place, name in enumerate(classes)}
     missing: dict[str, list[str]] = {}
     if numbers:
@@ -253,6 +259,8 @@ def _from_npy(path: Path, classes: Sequence[str] | None, source: str) -> ImageLa
         raise DataError(f"labels: {source} has no rows")
     _refuse_doubles((image for image, _ in entries), source)
     count = len(entries[0][1]) if classes is None else len(classes)
+    if count > MOST_CLASSES:
+        raise DataError(f"labels: {source} has {count} classes; at most {MOST_CLASSES} are read")
     wrong = [f"{image} has {len(vector)}" for image, vector in entries if len(vector) != count]
     refuse(f"labels: rows of {source} that do not have {count} classes", wrong, "does the list of classes belong to this file?")
     odd = [image for image, vector in entries if not np.isin(vector, (0, 1)).all()]
@@ -282,9 +290,14 @@ def _xml_rows(folder: Path, difficult: str, images: Iterable[str] | None) -> lis
 def from_coco(whole: Any, classes: Sequence[str] | None, source: str, unknown: str = "stop") -> ImageLabels:
     """Categories get contiguous numbers in the order of their ids; crowds count as their class."""
     try:
+        for kind in ("images", "categories"):
+            odd = [entry["id"] for entry in whole[kind] if type(entry["id"]) not in (int, str)]
+            refuse(f"labels: {kind} of {source} whose id is neither a whole number nor text", odd)  # 1.0 and true equal 1
+        odd = [entry["file_name"] for entry in whole["images"] if not isinstance(entry["file_name"], str)]
+        refuse(f"labels: images of {source} whose file_name is no text", odd)
         categories = {entry["id"]: entry["name"] for entry in sorted(whole["categories"], key=lambda entry: entry["id"])}
         images = {entry["id"]: entry["file_name"] for entry in whole["images"]}
-        _refuse_doubles((str(entry["file_name"]) for entry in whole["images"]), source)
+        _refuse_doubles((entry["file_name"] for entry in whole["images"]), source)
         refuse(f"labels: image ids twice in {source}", doubles(str(entry["id"]) for entry in whole["images"]))
         refuse(f"labels: category ids twice in {source}", doubles(str(entry["id"]) for entry in whole["categories"]))
         pairs = [(entry["image_id"], entry["category_id"]) for entry in whole["annotations"]]
@@ -293,8 +306,8 @@ def from_coco(whole: Any, classes: Sequence[str] | None, source: str, unknown: s
         refuse(f"labels: unknown categories in {source}", [category for _, category in pairs if category not in categories])
         for image, category in pairs:
             found[image].add(categories[category])
-        rows = [(str(images[key]), sorted(names)) for key, names in found.items()]
-        names = tuple(str(name) for name in categories.values())
+        rows = [(images[key], sorted(names)) for key, names in found.items()]
+        names = tuple(categories.values())
     except (KeyError, TypeError, AttributeError) as error:
         hint = "instances are images (id, file_name), annotations (image_id, category_id) and categories (id, name)"
         raise DataError(f"labels: {source} is no COCO file: {type(error).__name__} {error}. Hint: {hint}") from None
@@ -324,7 +337,7 @@ def _csv_rows(path: Path) -> list[tuple[str, list[str]]]:
         rows = [row for row in lines if any(map(str.strip, row))]
     except csv.Error as error:
         raise DataError(f"labels: {shown(path)} is no CSV: {error}") from None
-    if rows and rows[0][0].strip().lower() in _HEADERS:
+    if rows and len(rows[0]) == 2 and all(cell.strip().lower() in names for cell, names in zip(rows[0], _HEADERS, strict=True)):
         rows = rows[1:]
     hint = "a row is image,class1;class2; quote names that hold a comma"
     refuse(f"labels: rows of {shown(path.name)} without two columns", [",".join(row) for row in rows if len(row) != 2], hint)
@@ -336,7 +349,7 @@ def _json_rows(whole: Any, path: Path) -> list[tuple[str, list[Any]]]:
         hint = '{"image": ["class", …]} is expected'
         raise DataError(hinted(f"labels: {shown(path)} holds a {type(whole).__name__}", hint))
     rows = [(image, [found] if isinstance(found, str) else found) for image, found in whole.items()]
-    good = [isinstance(found, list) and all(isinstance(entry, str | int) for entry in found) for _, found in rows]
+    good = [isinstance(found, list) and all(type(entry) in (str, int) for entry in found) for _, found in rows]
     bad = [image for (image, _), right in zip(rows, good, strict=True) if not right]
     refuse(f"labels: images in {shown(path.name)} without a list of classes", bad)
     return rows

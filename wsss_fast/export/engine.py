@@ -26,9 +26,11 @@ from torch import Tensor, nn
 
 from wsss_fast import methods
 from wsss_fast._version import __version__
+from wsss_fast.files.names import is_text
 from wsss_fast.files.png import PALETTE
 from wsss_fast.methods._method import objects
 from wsss_fast.nets._common import Normalisation
+from wsss_fast.nets.weights import MOST_CLASSES
 
 KINDS = ("torch", "ort", "trt", "aoti")
 _BY_SUFFIX = {".onnx": "ort", ".pt2": "aoti", ".engine": "trt", ".plan": "trt"}
@@ -108,11 +110,19 @@ class EngineMeta:
                 tuple(normalisation["mean"]), tuple(normalisation["std"]), normalisation["order"]
             )
             meta = cls(**{**told, **lists})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "export the network again with this version"
             raise ValueError(f"load_engine: {where} holds a description that cannot be read ({error}). Hint: {hint}") from None
-        named = not meta.classes or len(meta.classes) == meta.num_classes
-        if meta.method not in methods.NAMES or not named or not meta._groups_fit():
+        texts = [meta.method, meta.backbone, *meta.outputs, *meta.classes]
+        sound = (
+            all(isinstance(text, str) and is_text(text) for text in texts)
+            and type(meta.num_classes) is int
+            and 1 <= meta.num_classes <= MOST_CLASSES
+            and len(meta.classes) in (0, meta.num_classes)
+            and meta.precision in (*PRECISIONS, "int8")
+            and meta._groups_fit()
+        )
+        if not sound or meta.method not in methods.NAMES:
             raise ValueError(f"load_engine: {where} holds a description that contradicts itself")
         return meta
 

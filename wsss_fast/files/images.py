@@ -49,6 +49,7 @@ class Location:
     path: str
     offset: int = 0
     size: int = -1  # -1: the whole file
+    damage: str = ""  # why there is no image, known before it is read
 
 
 @dataclass(frozen=True)
@@ -139,17 +140,26 @@ def _opened(source: Path | Location, max_bytes: int) -> Iterator[tuple[BinaryIO,
         handle = os.open(where.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise ImageError(_system_reason(error), lasting=False) from None
+    info = os.fstat(handle)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(handle)  # a folder cannot be made a file object
+        raise ImageError("not a regular file")
     with os.fdopen(handle, "rb") as file:
-        info = os.fstat(handle)
-        if not stat.S_ISREG(info.st_mode):
-            raise ImageError("not a regular file")
+        if where.damage:
+            raise ImageError(where.damage)
         size = info.st_size if where.size < 0 else where.size
         if size == 0:
             raise ImageError("the file is empty")
         if size > max_bytes:
             raise ImageError(f"{size} bytes, more than max_bytes {max_bytes}", lasting=False)
-        part = file if where.size < 0 else io.BytesIO(os.pread(handle, size, where.offset))
-        yield part, FileStamp(size, info.st_mtime_ns)
+        yield file if where.size < 0 else _part(handle, where), FileStamp(size, info.st_mtime_ns)
+
+
+def _part(handle: int, where: Location) -> BinaryIO:
+    data = os.pread(handle, where.size, where.offset)
+    if len(data) < where.size:
+        raise ImageError(f"the file ends {where.size - len(data)} bytes before it does")
+    return io.BytesIO(data)
 
 
 def _with_image(file: BinaryIO, max_pixels: int, convert: Callable[[Image.Image], Result]) -> Result:

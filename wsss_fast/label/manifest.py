@@ -27,7 +27,7 @@ import numpy as np
 from wsss_fast._settings import differences
 from wsss_fast._version import __version__
 from wsss_fast.files.folder import OutputFolder, write_all
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import printable, short
 from wsss_fast.label.done import DoneTable
 
 NAME = "manifest.jsonl"
@@ -35,6 +35,15 @@ SCHEMA = 2
 # What must be equal for a job to be resumed. The rest of the header (library versions, ...) is for the reader.
 COMPARED = ("schema", "settings", "model", "classes")
 _SHARD = re.compile(r"manifest-([0-9]+)-of-([0-9]+)\.jsonl")
+_NEEDED = {"image": ("image", "status"), "file": ("output",)}
+_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("kind", "image", "status", "reason", "output", "sha256", "format"), str),
+    **dict.fromkeys(("output_bytes", "size", "mtime_ns", "width", "height"), int),
+    **dict.fromkeys(("classes", "scores", "share", "further", "labels"), list),
+    **dict.fromkeys(("settings", "model"), dict),
+}
+_LONGEST_LINE = 1 << 26
+_SHOWN = 30  # differences
 _RESTART = "Hint: --restart labels everything again"
 
 
@@ -213,17 +222,28 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         raise ManifestError(f"label: cannot read {printable(str(path))}: {error.strerror}") from None
     end = 0
     with os.fdopen(handle, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
+            if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
                 return
             end += len(line)
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 record = None
-            if not isinstance(record, dict):
+            if not isinstance(record, dict) or not _is_sound(record):
                 raise ManifestError(f"label: line {number} of {printable(str(path))} is damaged. {_RESTART}")
             yield record, end
+
+
+def _is_sound(record: dict[str, Any]) -> bool:
+    """Whether what readers take from it has the type that we write."""
+    needed = _NEEDED.get(str(record.get("kind")), ())
+    files = record.get("further", [])
+    return (
+        all(name in record for name in needed)
+        and all(type(record[name]) is kind for name, kind in _FIELDS.items() if name in record)
+        and all(isinstance(file, dict) and _is_sound({"kind": "file", **file}) for file in files)
+    )
 
 
 def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
@@ -233,7 +253,8 @@ def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     if changes:
         raise ManifestError(
             f"label: {printable(str(path.parent))} holds masks made differently:\n  "
-            + "\n  ".join(changes)
+            + "\n  ".join(map(short, changes[:_SHOWN]))
+            + (f"\n  and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else "")
             + "\nHint: use the earlier settings, or another --out, or --restart to label everything again"
         )
 

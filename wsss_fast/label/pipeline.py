@@ -253,7 +253,7 @@ def _check_classes(model: Model, settings: LabelSettings) -> None:
 
 def _joined(plan: Plan, table: ImageLabels) -> Labels:
     """The classes of every image of the plan that the labels name, as places in the model's classes."""
-    joined, missing = table.join(list(plan.names))
+    joined, missing = table.join([name for name in plan.names if name not in plan.tars])
     if missing:
         logger.warning("%d of %d images have no labels and will fail", len(missing), len(plan.names))
     return joined

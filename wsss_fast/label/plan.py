@@ -10,8 +10,8 @@ import os
 import unicodedata
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsss_fast.files.images import Location
@@ -30,7 +30,7 @@ class PlannedImage:
 
 
 class Names(Sequence[str]):
-    """Names in natural order. ``places``: of members of tar files, their offset and size."""
+    """Names in natural order. ``places``: of members of tar files, their offset and size in it."""
 
     def __init__(self, keys: list[bytes], in_tars: bool = False) -> None:
         """``keys``, made by `sort_key`, are used up: twice their memory would be most of the job's."""
@@ -81,6 +81,7 @@ class Plan:
     unusual: dict[int, str]  # outputs that are not `short_output` of the name
     batch: int
     shard: tuple[int, int] = (0, 1)
+    tars: Mapping[str, str] = field(default_factory=dict)  # name of each tar file → what is wrong with it, or nothing
 
     def __len__(self) -> int:
         """Images of this shard."""
@@ -113,9 +114,16 @@ class Plan:
     def location(self, image: PlannedImage) -> Location:
         if self.names.places is None:
             return Location(os.path.join(self.root, image.name))  # noqa: PTH118 - for each of a million names
-        tar = image.name.partition(".tar/")[0] + ".tar"
         offset, size = self.names.places[2 * image.number : 2 * image.number + 2]
-        return Location(os.path.join(self.root, tar), offset, size)  # noqa: PTH118
+        tar = self.tar_of(image)
+        return Location(os.path.join(self.root, tar), offset, size, self.tars[tar] if tar == image.name else "")  # noqa: PTH118
+
+    def tar_of(self, image: PlannedImage) -> str:
+        """The tar file of a member. A damaged one stands in the plan as well, as an image that fails."""
+        end = image.name.find("/")
+        while end >= 0 and image.name[:end] not in self.tars:
+            end = image.name.find("/", end + 1)
+        return image.name if end < 0 else image.name[:end]
 
 
 def sort_key(name: str, offset: int = 0, size: int = 0) -> bytes:

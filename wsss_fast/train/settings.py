@@ -9,10 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from wsss_fast import _settings
 from wsss_fast._settings import DATASETS, PUBLISHED, UNREADABLE, setting
+from wsss_fast.files import yaml_text
 
 if TYPE_CHECKING:
     from wsss_fast.methods._training import TrainSettings
@@ -74,8 +73,8 @@ class NetworkSettings:
             if not sign or not name.isidentifier() or name in chosen:
                 _settings.fail("train", "options", "be NAME=VALUE,NAME=VALUE with each name once", self.options)
             try:
-                chosen[name] = yaml.safe_load(value)
-            except yaml.YAMLError:
+                chosen[name] = yaml_text.load(value)
+            except yaml_text.YamlError:
                 _settings.fail("train", "options", "have simple values", entry)
         return chosen
 
