@@ -137,9 +137,9 @@ class OutputFolder:
             os.rmdir(PurePosixPath(name).name, dir_fd=parent)
 
     def open_append(self, name: str) -> int:
-        with self.errors(name):
+        with self.errors(name), self._parent(name) as folder:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            return os.open(name, flags, 0o666, dir_fd=self._root)
+            return os.open(PurePosixPath(name).name, flags, 0o666, dir_fd=folder)
 
     @contextlib.contextmanager
     def _parent(self, name: str, create: bool = True) -> Iterator[int]:
