@@ -232,7 +232,7 @@ def random_weights(voc, out, capsys, *more, method="cam"):
 
 def test_random_weights_are_named_at_once_with_a_way_out(voc, tmp_path, capsys):
     (line,) = random_weights(voc, tmp_path / "run", capsys)
-    assert "resnet38, 105.1 million weights, starts from random ones" in line and "(--init)" in line
+    assert "resnet38, 105 million weights, starts from random ones" in line and "(--init)" in line
     command = line.partition("`")[2].partition("`")[0]
     assert command == f"wsss train cam --data {voc} --split train --out {tmp_path / 'run'} {SMALL_NETWORK}"
     assert cli.main([*shlex.split(command)[1:], "--batch", "2", "--dry-run", "--quiet"]) == exit_codes.DONE

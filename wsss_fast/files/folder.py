@@ -11,6 +11,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from wsss_fast.files.names import printable
+
 _NAME_LIMIT = 255
 _NOT_THE_NAMES_FAULT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
 
@@ -169,7 +171,7 @@ class OutputFolder:
             yield
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise OutputRefusedError("a link or a file stands where the output folder needs a folder") from None
+                raise OutputRefusedError(f"a link or a file stands where {printable(name)} is to be written") from None
             if error.errno in (errno.ENAMETOOLONG, errno.EISDIR):
                 raise OutputRefusedError(f"the output name cannot be used: {error.strerror}") from None
             hint = "make room or rights, then run the same command again: it goes on where it stopped"

@@ -50,7 +50,7 @@ def initialise(training: Training, source: str, classes: Sequence[str] = ()) -> 
 def warn_of_random_weights(plan: Plan, training: Training, device: torch.device, out: Path) -> None:
     """Before anything slow is done; with a way out where a CPU would learn a large network from nothing."""
     count = sum(parameter.numel() for parameter in training.parameters())
-    text = f"{training.model.backbone_name}, {count / 1e6:.1f} million weights, starts from random ones: "
+    text = f"{training.model.backbone_name}, {count / 1e6:.3g} million weights, starts from random ones: "
     text += "the published results start from pretrained weights (--init)"
     if training.settings.freeze:
         text += "; with --freeze true layers that nothing has trained stay as they are"
