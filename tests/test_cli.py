@@ -59,17 +59,24 @@ def command(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", START, *arguments], capture_output=True, text=True, check=False, **options)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["label", "--help"], ["doctor", "--help"], ["demo", "--help"], ["train", "--help"]]
-)
+HELPS = [["--help"], ["label", "--help"], ["doctor", "--help"], ["demo", "--help"], ["train", "--help"]]
+
+
+@pytest.mark.parametrize("arguments", HELPS)
+def test_help_is_there(arguments):
+    answer = command(*arguments)
+    assert answer.returncode == 0 and answer.stdout.startswith("usage: wsss")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("arguments", HELPS)
 def test_help_comes_in_under_half_a_second(arguments):
     # The best of three: what else runs on the machine is not ours.
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()
-        answer = command(*arguments)
+        command(*arguments)
         best = min(best, time.perf_counter() - started)
-        assert answer.returncode == 0 and answer.stdout.startswith("usage: wsss")
     assert best < 0.5
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_fast.cli import _parser, _terminal, exit_codes
+from wsss_fast.files.whole import whole_file
 
 PROG = "wsss bench"
 
@@ -154,7 +155,8 @@ def _write_json(target: str, documents: list[dict[str, Any]]) -> None:
     if target == "-":
         sys.stdout.write(text)
     else:
-        Path(target).write_text(text, encoding="utf-8")
+        with whole_file(Path(target), "bench") as part:
+            part.write_text(text, encoding="utf-8")
 
 
 class _Status:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from wsss_fast.data._problems import DataError, refuse, shown
-from wsss_fast.data.dataset import Asked, Found, read_list, table_given
+from wsss_fast.data.dataset import FORMS, Asked, Found, read_list, table_given
 from wsss_fast.data.labels import ImageLabels, from_rows, read_labels
 from wsss_fast.data.voc import list_file
 from wsss_fast.files.names import natural_key
@@ -52,9 +52,7 @@ def _of_folders(images: list[str], asked: Asked) -> ImageLabels:
     rows = [(image, [image.partition("/")[0]]) for image in images]
     classes = asked.names or tuple(sorted({folder for _, (folder,) in rows}, key=natural_key))
     if not rows:
-        raise DataError(
-            f"data: {shown(asked.path)} holds no folders of images. Hint: one folder a class, named like it, is expected"
-        )
+        raise DataError(f"data: {shown(asked.path)} holds no labels of its images. Hint: {FORMS}")
     return from_rows(rows, classes, "the folders")
 
 
@@ -63,8 +61,7 @@ def _table(asked: Asked) -> ImageLabels | None:
     if given is not None:
         return read_labels(given, classes=asked.names, difficult=asked.difficult)
     if asked.labels is None:
-        hint = "a table is named labels.csv, labels.json, labels.txt or cls_labels.npy, or given with labels="
-        raise DataError(f"data: {shown(asked.path)} has no table of labels. Hint: {hint}")
+        raise DataError(f"data: {shown(asked.path)} has no table of labels. Hint: {FORMS}")
     return None
 
 

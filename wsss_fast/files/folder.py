@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from wsss_fast.files.names import is_file_name
+from wsss_fast.files.names import is_file_name, printable
 
 _NAME_LIMIT = 255
 _NOT_THE_NAMES_FAULT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
@@ -142,9 +142,9 @@ class OutputFolder:
             os.rmdir(PurePosixPath(name).name, dir_fd=parent)
 
     def open_append(self, name: str) -> int:
-        with self.errors(name):
+        with self.errors(name), self._parent(name) as folder:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            return os.open(name, flags, 0o666, dir_fd=self._root)
+            return os.open(PurePosixPath(name).name, flags, 0o666, dir_fd=folder)
 
     @contextlib.contextmanager
     def _parent(self, name: str, create: bool = True) -> Iterator[int]:
@@ -176,7 +176,7 @@ class OutputFolder:
             yield
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise OutputRefusedError("a link or a file stands where the output folder needs a folder") from None
+                raise OutputRefusedError(f"a link or a file stands where {printable(name)} is to be written") from None
             if error.errno in (errno.ENAMETOOLONG, errno.EISDIR):
                 raise OutputRefusedError(f"the output name cannot be used: {error.strerror}") from None
             raise self._stopped(self.path / name, error) from None

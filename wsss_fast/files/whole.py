@@ -12,7 +12,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole_file(path: Path, operation: str = "export") -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well; the old file stays otherwise."""
+    """A temporary file beside `path` that takes its place when the block ends well; the old file stays otherwise.
+
+    A link is replaced, not followed. A folder, pipe or device is refused.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{operation}: cannot write '{path}': it is no regular file")
     try:
         handle, name = tempfile.mkstemp(prefix=".wsss-", suffix=path.suffix, dir=path.parent)
     except OSError as error:

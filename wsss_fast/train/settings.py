@@ -92,7 +92,7 @@ class RunSettings:
     )
     keep: int = setting(0, "models of earlier checkpoints to keep, in RUN/models")
     pictures: str = setting("1 epoch", "how often class maps are drawn, as checkpoint_every; 0: never", metavar="TIME")
-    tensorboard: bool = setting(True, "write event files (needs the extra `train`)")
+    tensorboard: bool = setting(True, "write event files, if TensorBoard is installed (extra `train`)")
     compile: bool = setting(False, "compile the method with torch.compile: slow to start, faster afterwards")
     unreadable: str = setting("stop", "at an image that cannot be read: stop, or skip it and count")
     max_steps: int | None = setting(None, "end after so many steps in all; the schedule stays that of all epochs")
