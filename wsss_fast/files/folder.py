@@ -11,6 +11,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from wsss_fast.files.regular import NotRegularError, open_regular
+
 _NAME_LIMIT = 255
 _NOT_THE_NAMES_FAULT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
 
@@ -108,10 +110,8 @@ class OutputFolder:
     def read(self, name: str) -> bytes:
         """A regular file of ours; links are not followed. OSError or OutputRefusedError if there is none."""
         with self._parent(name, create=False) as folder:
-            handle = os.open(PurePosixPath(name).name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+            handle = open_regular(PurePosixPath(name).name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
         with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OutputRefusedError("not a regular file")
             return file.read()
 
     def size(self, name: str) -> int | None:
@@ -138,8 +138,7 @@ class OutputFolder:
 
     def open_append(self, name: str) -> int:
         with self.errors(name):
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            return os.open(name, flags, 0o666, dir_fd=self._root)
+            return open_regular(name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, dir_fd=self._root)
 
     @contextlib.contextmanager
     def _parent(self, name: str, create: bool = True) -> Iterator[int]:
@@ -167,6 +166,8 @@ class OutputFolder:
         """Whatever the system says while `name` is written becomes one of the two errors above."""
         try:
             yield
+        except NotRegularError as error:
+            raise OutputRefusedError(f"{self._operation}: cannot write {self.path / name}: {error.strerror}") from None
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise OutputRefusedError("a link or a file stands where the output folder needs a folder") from None

@@ -28,6 +28,7 @@ from wsss_fast._settings import differences
 from wsss_fast._version import __version__
 from wsss_fast.files.folder import OutputFolder, write_all
 from wsss_fast.files.names import printable
+from wsss_fast.files.regular import open_regular
 from wsss_fast.label.done import DoneTable
 
 NAME = "manifest.jsonl"
@@ -208,7 +209,7 @@ def classes_of_job(out: Path) -> list[str]:
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Each whole line with the offset behind it."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError as error:
         raise ManifestError(f"label: cannot read {printable(str(path))}: {error.strerror}") from None
     end = 0

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from wsss_fast.files.images import EXTENSIONS
 from wsss_fast.files.names import printable
+from wsss_fast.files.regular import open_to_read, read_regular
 from wsss_fast.label.plan import Names, Plan, PlanError, output_names, sort_key
 from wsss_fast.label.settings import LabelSettings
 
@@ -94,7 +95,7 @@ def _members(path: Path, name: str) -> tuple[list[bytes], int]:
     """Images in a tar file, as ``shard.tar/member.jpg``; only their headers are read."""
     keys, ignored = [], 0
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_to_read(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.isreg() and os.path.splitext(member.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
                     keys.append(sort_key(f"{name}/{_inner(member.name, path)}", member.offset_data, member.size))
@@ -152,7 +153,7 @@ def _inner(name: str, where: Path) -> str:
 
 def _lines(path: Path) -> Iterator[str]:
     """One name a line, or with zero bytes between names, as ``find -print0`` writes them."""
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         zeros = b"\0" in file.read(65536)
         file.seek(0)
         if zeros:
@@ -168,7 +169,7 @@ def _coco_names(path: Path) -> Iterator[str]:
     try:
         if path.stat().st_size > _LARGEST_TEXT:
             raise PlanError(f"label: {_shown(path)} is larger than {_LARGEST_TEXT >> 20} MiB")
-        whole = json.loads(path.read_bytes())
+        whole = json.loads(read_regular(path))
         names = [str(entry["file_name"]) for entry in whole["images"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, PlanError):
@@ -190,7 +191,9 @@ def _from_list(paths: list[Path]) -> tuple[Path, list[str]]:
 
 
 def _refuse(error: OSError) -> None:
-    raise error
+    """Of a folder that cannot be read nobody knows how many images it holds."""
+    hint = "make it readable, or list the images that are to be labelled"
+    raise PlanError(f"label: cannot read the folder {_shown(error.filename)}: {error.strerror}. Hint: {hint}")
 
 
 def _shown(value: object) -> str:
