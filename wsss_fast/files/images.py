@@ -187,7 +187,7 @@ def _bytes_of(file: BinaryIO, where: Location, size: int, max_bytes: int) -> Bin
 
 
 def _with_image(file: BinaryIO, max_pixels: int, convert: Callable[[Image.Image], Result]) -> Result:
-    pixels = 0  # until the header is read
+    pixels = max_pixels  # until the header is read: some decoders make room before they tell
     try:
         with warnings.catch_warnings():
             # The pixel limit below is stricter and is checked before anything is decoded.

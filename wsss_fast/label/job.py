@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -339,12 +338,3 @@ def _file(name: str, data: bytes) -> Row:
 def _failed(error: Exception) -> Row:
     lasting = error.lasting if isinstance(error, ImageError) else False
     return {"status": "failed", "reason": printable(str(error)), "lasting": lasting}
-
-
-def foreign_file(plan: Plan, out: Path, kind: str) -> Path | None:
-    """A file in the folder that a mask would replace."""
-    for image in plan.images():
-        path = out / formats.main_file(image.output, kind)
-        if os.path.lexists(path):
-            return path
-    return None
