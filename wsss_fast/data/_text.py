@@ -18,10 +18,10 @@ LARGEST_XML = 1 << 24
 
 def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
     try:
-        with open_to_read(path) as file:
+        with io.TextIOWrapper(open_to_read(path), encoding="utf-8-sig") as file:
             if os.fstat(file.fileno()).st_size > most:
                 raise DataError(f"data: {shown(path)} is larger than {most >> 20} MiB")
-            return io.TextIOWrapper(file, encoding="utf-8-sig").read()
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"data: there is no file {shown(path)}") from None
     except OSError as error:
