@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 
 import pytest
-from label_standins import five_pictures, label, picture
+from label_standins import BrightEngine, five_pictures, label, picture
 from PIL import Image
 from test_label_jobs import FAULTY
 
@@ -54,7 +55,12 @@ def no_waiting():
 def test_an_image_that_is_copied_while_the_job_runs_is_not_given_up(folder, tmp_path, monkeypatch):
     whole = (folder / "img9.png").read_bytes()
     (folder / "img9.png").write_bytes(whole[:-30])
-    read = decode.Decoders._read
+    read, complete = decode.Decoders._read, threading.Event()
+
+    class Waiting(BrightEngine):
+        def predict(self, pixels):
+            assert complete.wait(30)  # the decoders read ahead of the network
+            return super().predict(pixels)
 
     def and_then_complete(self, location):
         try:
@@ -62,10 +68,11 @@ def test_an_image_that_is_copied_while_the_job_runs_is_not_given_up(folder, tmp_
         finally:
             if location.path.endswith("img9.png"):
                 (folder / "img9.png").write_bytes(whole)
+                complete.set()
 
     with monkeypatch.context() as patch:
         patch.setattr(decode.Decoders, "_read", and_then_complete)
-        assert label(folder, tmp_path / "out", workers=1).failed == 1
+        assert label(folder, tmp_path / "out", Waiting(), workers=1).failed == 1
     assert label(folder, tmp_path / "out").failed == 0
 
 
