@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from wsss_fast.files.names import printable, state_of
+from wsss_fast.files.regular import open_to_read
 from wsss_fast.label.classes import IGNORE, IGNORE_16
 from wsss_fast.truth_classes import BACKGROUND_NAME, join
 
@@ -297,7 +298,7 @@ def folder(
 def read_mask(path: Path) -> np.ndarray:
     """The indices of a mask: palette, grey or 16-bit PNG."""
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with open_to_read(path) as file, Image.open(file, formats=("PNG",)) as image:
             mode = image.mode
             if mode in _INDEX_MODES:
                 values = np.asarray(image)
@@ -313,7 +314,7 @@ def read_mask(path: Path) -> np.ndarray:
 def read_maps(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """``classes`` [K] and ``maps`` [K, H, W] of an .npz file; pickled data is refused."""
     try:
-        with path.open("rb") as stream:
+        with open_to_read(path) as stream:
             file = np.load(stream, allow_pickle=False)
             return file["classes"], file["maps"]
     except (OSError, IndexError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

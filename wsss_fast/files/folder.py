@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from wsss_fast.files.names import is_file_name, printable
+from wsss_fast.files.regular import NotRegularError, open_regular
 
 _NAME_LIMIT = 255
 _NOT_THE_NAMES_FAULT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
@@ -113,10 +114,8 @@ class OutputFolder:
     def read(self, name: str) -> bytes:
         """A regular file of ours; links are not followed. OSError or OutputRefusedError if there is none."""
         with self._parent(name, create=False) as folder:
-            handle = os.open(PurePosixPath(name).name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+            handle = open_regular(PurePosixPath(name).name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
         with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OutputRefusedError("not a regular file")
             return file.read()
 
     def size(self, name: str) -> int | None:
@@ -143,8 +142,7 @@ class OutputFolder:
 
     def open_append(self, name: str) -> int:
         with self.errors(name), self._parent(name) as folder:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            return os.open(PurePosixPath(name).name, flags, 0o666, dir_fd=folder)
+            return open_regular(PurePosixPath(name).name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, dir_fd=folder)
 
     @contextlib.contextmanager
     def _parent(self, name: str, create: bool = True) -> Iterator[int]:
@@ -174,6 +172,8 @@ class OutputFolder:
         """Whatever the system says while `name` is written becomes one of the two errors above."""
         try:
             yield
+        except NotRegularError as error:
+            raise OutputRefusedError(f"{self._operation}: cannot write {self.path / name}: {error.strerror}") from None
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise OutputRefusedError(f"a link or a file stands where {printable(name)} is to be written") from None

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from wsss_fast.files.regular import open_to_read
+
 
 @contextlib.contextmanager
 def whole_file(path: Path, operation: str = "export") -> Iterator[Path]:
@@ -37,7 +39,7 @@ def whole_file(path: Path, operation: str = "export") -> Iterator[Path]:
 
 
 def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

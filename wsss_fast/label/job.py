@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,8 +173,6 @@ class Job:
     def start(self, image: PlannedImage, outcome: Outcome, folder: OutputFolder, writers: Writers) -> Future[Row]:
         row: Row = {"kind": "image", "image": image.name}
         try:
-            stamp = stamp_of(self.plan.location(image))
-            row.update(size=stamp.size, mtime_ns=stamp.mtime_ns)
             labels = self._labels(image)
             if labels is not None:
                 row["labels"] = list(labels)
@@ -253,6 +250,9 @@ class Job:
         return row
 
     def _failure(self, image: PlannedImage, row: Row, error: Exception) -> Row:
+        """The stamp is that of the bytes which failed. Whoever looked at the file now could find others."""
+        if (stamp := getattr(error, "stamp", None)) is not None:
+            row.update(size=stamp.size, mtime_ns=stamp.mtime_ns)
         row.setdefault("size", -1)
         row.setdefault("mtime_ns", -1)
         row.update(_failed(error))
@@ -337,8 +337,10 @@ def _finished_future(row: Row) -> Future[Row]:
 def _enough_memory() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split("\n")[0]
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        reason = str(error).split("\n")[0] or "no more"
         hint = "a smaller --max-side or fewer --scales, or another device; then the same command goes on"
         raise OutputStoppedError(f"label: the device has not enough memory: {reason}. Hint: {hint}") from None
 
@@ -355,12 +357,3 @@ def _file(name: str, data: bytes) -> Row:
 def _failed(error: Exception) -> Row:
     lasting = error.lasting if isinstance(error, ImageError) else False
     return {"status": "failed", "reason": printable(str(error)), "lasting": lasting}
-
-
-def foreign_file(plan: Plan, out: Path, kind: str) -> Path | None:
-    """A file in the folder that a mask would replace."""
-    for image in plan.images():
-        path = out / formats.main_file(image.output, kind)
-        if os.path.lexists(path):
-            return path
-    return None

@@ -17,14 +17,14 @@ import numpy as np
 from wsss_fast._settings import SettingsError
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.names import printable
-from wsss_fast.label import collect, formats, manifest
+from wsss_fast.label import claims, collect, formats, manifest
 from wsss_fast.label.classes import MAX_CLASSES
 from wsss_fast.label.decode import Decoders
 from wsss_fast.label.done import DoneTable
-from wsss_fast.label.job import Job, Labels, foreign_file
+from wsss_fast.label.job import Job, Labels
 from wsss_fast.label.labels import read_table
 from wsss_fast.label.lock import Lock
-from wsss_fast.label.plan import Plan, PlanError, PlannedImage
+from wsss_fast.label.plan import Plan, PlannedImage
 from wsss_fast.label.predict import BUILT_IN, Model, load_model, resolved
 from wsss_fast.label.refine import Mask
 from wsss_fast.label.settings import LabelSettings
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wsss_fast.label")
 
-REPORT = "report"
 _FAILURES_KEPT = 1000
 _MOST_CLASSES = {"index": 65534}
 
@@ -110,9 +109,7 @@ def label(
         raise SettingsError(f"label: '{name}' is for files, and without 'out' none are written")
     plan = make_plan(images, folder_path, chosen)
     if folder_path is not None:
-        _refuse_foreign_files(plan, folder_path, chosen.format, restart)
-        if chosen.report:
-            _refuse_images_in(REPORT, plan, "--report")
+        claims.check_names(plan, chosen)
     with contextlib.ExitStack() as stack:
         cluster = None if chosen.ray is None else stack.enter_context(contextlib.closing(_cluster(model, chosen, plan)))
         loaded = load_model(model, chosen) if cluster is None else cluster.model
@@ -160,18 +157,22 @@ def _run(
 ) -> None:
     folder = OutputFolder(path, "label")
     try:
-        suffix = manifest.suffix(job.plan.shard)
-        lock = Lock(folder, f".wsss-lock{suffix}")
+        shard = job.plan.shard
+        lock = Lock(folder, claims.lock_name(shard))
         try:
-            record = manifest.Manifest(folder, job.plan.shard, DoneTable(job.plan))
+            if restart:
+                claims.retire_others(folder, shard)
+            claim = claims.Claims(job.plan, folder, job.settings)
+            record = manifest.Manifest(folder, shard, DoneTable(job.plan))
             plan = {"images": len(job.plan.names), "batch": job.plan.batch, "sha256": job.plan.digest()}
             try:
-                record.open(header, plan, restart)
+                record.open(header, plan, restart, claim.check_all)
+                claim.claim_overlays(record, restart)
                 _remove_renamed(job.plan, record.done, folder, job.settings.format)
                 computed = job.to_folder(decoders, folder, record)
                 if not job.too_many_failed():
                     job.collected(folder, record, computed)
-                _write_failures(job.plan, record, folder, f"failures{suffix}.jsonl")
+                _write_failures(job.plan, record, folder, claims.failures_name(shard))
             finally:
                 record.close()
             if job.settings.report:
@@ -291,22 +292,3 @@ def _header(model: Model, walk: Walk | None, settings: LabelSettings, table: Ima
         **({"dropped_labels": {name: len(images) for name, images in table.unknown.items()}} if table and table.unknown else {}),
         **manifest.tool(),
     }
-
-
-def _refuse_images_in(folder: str, plan: Plan, writer: str) -> None:
-    if any(name.startswith(f"{folder}/") for name in plan.names):
-        raise PlanError(f"label: images in a folder named {folder} do not go with {writer}, which writes there")
-
-
-def _refuse_foreign_files(plan: Plan, out: Path, kind: str, restart: bool) -> None:
-    """A folder without our manifest keeps its files: a mask must not replace somebody's picture of the same name."""
-    if kind == "panoptic":
-        _refuse_images_in(collect.PANOPTIC, plan, "format panoptic")
-    if not out.is_dir() or restart or manifest.manifests(out):
-        return
-    found = foreign_file(plan, out, kind)
-    if found is not None:
-        raise PlanError(
-            f"label: {printable(str(found))} is there, and no job to resume wrote it. "
-            "Hint: give an empty folder with --out, or --restart to replace it"
-        )

@@ -17,6 +17,9 @@ from pathlib import Path
 from wsss_fast.files.images import Location
 from wsss_fast.files.names import AS_FILES, natural_key
 
+_ENDINGS = (".png", ".npz", ".jpg")
+_ENDINGS_OF_FOLDERS = tuple(f"{ending}/" for ending in _ENDINGS)
+
 
 class PlanError(ValueError):
     """The images or the output folder given cannot make a job."""
@@ -136,19 +139,43 @@ def sort_key(name: str, offset: int = 0, size: int = 0) -> bytes:
 def output_names(names: Sequence[str]) -> dict[int, str]:
     """``a.jpg`` → ``a.png``; where two would share a name, also after case folding, ``a.jpg.png`` for each of them.
 
-    Gives those that are not the short name, by place.
+    So too where ``a.png`` is a folder of other images: else whichever was written first would decide which of them fails. What
+    still shares a name gets another ``.png``. Gives those that are not the short name, by place.
     """
-    long: dict[int, str] = {}
+    endings: dict[int, int] = {}  # how many .png follow the whole name
+    stems = _stems_of_folders(names)
+
+    def output(i: int) -> str:
+        return names[i] + ".png" * endings[i] if i in endings else short_output(names[i])
+
     while True:
-        clashes = [i for i in _doubled(len(names), lambda i: long.get(i) or short_output(names[i])) if i not in long]
-        clashes = [i for i in clashes if names[i] + ".png" != short_output(names[i])]
-        if not clashes:
-            return long
-        long.update((i, names[i] + ".png") for i in clashes)
+        longer = [i for i in range(len(names)) if _folded(output(i))[:-4] in stems] if stems else []
+        for places in _doubled(len(names), output):
+            # One whole name among equals may stay: all of them could meet again for ever.
+            longer += [i for i in places if i not in endings] or places[1:]
+        if not longer:
+            return {i: name for i in endings if (name := output(i)) != short_output(names[i])}
+        for i in set(longer):
+            endings[i] = endings.get(i, 0) + 1
 
 
-def _doubled(count: int, output: Callable[[int], str]) -> list[int]:
-    """Places whose outputs are equal after folding. Hashes first: a million folded names would take 100 MB."""
+def _stems_of_folders(names: Sequence[str]) -> set[str]:
+    """Of folders that a file of an image could be called like, folded: masks are .png or .npz, pairs .npz, overlays .jpg."""
+    folders: set[str] = set()
+    for name in names:
+        if not any(ending in name.lower() for ending in _ENDINGS_OF_FOLDERS):
+            continue
+        parts = _folded(name).split("/")[:-1]
+        for end, part in enumerate(parts, 1):
+            if part.endswith(_ENDINGS):
+                # files of images stand in the output folder, or in one of these
+                start = 1 if parts[0] in ("overlays", "pairs") and end > 1 else 0
+                folders.update(("/".join(parts[:end])[:-4], "/".join(parts[start:end])[:-4]))
+    return folders
+
+
+def _doubled(count: int, output: Callable[[int], str]) -> list[list[int]]:
+    """Places whose outputs are equal after folding, together. Hashes first: a million folded names would take 100 MB."""
     import numpy as np
 
     hashes = np.fromiter((hash(_folded(output(i))) for i in range(count)), np.int64, count)
@@ -157,7 +184,7 @@ def _doubled(count: int, output: Callable[[int], str]) -> list[int]:
     same: dict[str, list[int]] = defaultdict(list)
     for i in np.flatnonzero(np.isin(hashes, again)).tolist():
         same[_folded(output(i))].append(i)
-    return sorted(i for places in same.values() if len(places) > 1 for i in places)
+    return [places for places in same.values() if len(places) > 1]
 
 
 def short_output(name: str) -> str:

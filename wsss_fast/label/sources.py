@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from wsss_fast.files.images import EXTENSIONS
 from wsss_fast.files.names import is_file_name, printable
+from wsss_fast.files.regular import open_to_read, read_regular
 from wsss_fast.label.plan import Names, Plan, PlanError, output_names, sort_key
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.tars import Tar
@@ -176,7 +177,7 @@ def _inner(name: str, where: Path) -> str:
 
 def _lines(path: Path) -> Iterator[str]:
     """One name a line, or with zero bytes between names, as ``find -print0`` writes them."""
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         start = file.read(65536)
         if start.startswith(_UTF_16):
             raise PlanError(f"label: {_shown(path)} is text in UTF-16. Hint: save it as UTF-8")
@@ -198,7 +199,7 @@ def _coco_names(path: Path) -> Iterator[str]:
     try:
         if path.stat().st_size > _LARGEST_TEXT:
             raise PlanError(f"label: {_shown(path)} is larger than {_LARGEST_TEXT >> 20} MiB")
-        whole = json.loads(path.read_bytes())
+        whole = json.loads(read_regular(path))
         names = [entry["file_name"] for entry in whole["images"]]
         if not all(isinstance(name, str) for name in names):
             raise TypeError
@@ -222,7 +223,9 @@ def _from_list(paths: list[Path]) -> tuple[Path, list[str]]:
 
 
 def _refuse(error: OSError) -> None:
-    raise error
+    """Of a folder that cannot be read nobody knows how many images it holds."""
+    hint = "make it readable, or list the images that are to be labelled"
+    raise PlanError(f"label: cannot read the folder {_shown(error.filename)}: {error.strerror}. Hint: {hint}")
 
 
 def _shown(value: object) -> str:

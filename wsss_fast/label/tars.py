@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsss_fast.files.regular import open_regular
+
 _BLOCK = tarfile.BLOCKSIZE
 _LARGEST_HEADER = 1 << 16  # of names and attributes; it is held in memory
 _CHUNK = 1 << 20
@@ -41,7 +43,7 @@ class Tar:
 
     def __iter__(self) -> Iterator[Member]:
         """Folders are passed over."""
-        with _Headers(self._path) as file:
+        with _Headers(open_regular(self._path)) as file:
             self.size = os.fstat(file.fileno()).st_size
             count, at = 0, 0
             try:
