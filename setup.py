@@ -1,7 +1,7 @@
 """Builds the extension module with CMake. Everything else about the package stands in pyproject.toml.
 
 Environment: WSSS_CUDA=AUTO|ON|OFF, WSSS_CUDA_ARCHS="80-real;90", WSSS_BUILD_JOBS, WSSS_BUILD_DIR (a folder to keep, so that a
-second build only compiles what changed), WSSS_VERSION_LABEL=cu13 (a wheel of version 0.1.0+cu13), and CMAKE_ARGS for anything more.
+second build only compiles what changed), WSSS_VERSION_LABEL=cu13 (version 0.1.0+cu13), and CMAKE_ARGS for anything more.
 """
 
 import os
@@ -25,7 +25,6 @@ class CMakeBuild(build_ext):
         options = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": output.parent,
-            # Named, because a folder that is kept remembers that of an earlier build, which may be gone.
             "CMAKE_MAKE_PROGRAM": shutil.which("ninja"),
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
@@ -35,8 +34,10 @@ class CMakeBuild(build_ext):
         if archs := os.environ.get("WSSS_CUDA_ARCHS"):
             options["WSSS_CUDA_ARCHS"] = archs
         jobs = os.environ.get("WSSS_BUILD_JOBS", str(os.cpu_count() or 1))
+        # A folder that is kept remembers ninja and Python of the build before, which may be gone or another version.
+        forget = ["-U", "*Python*", "-U", "*PYTHON*"]
         subprocess.run(
-            ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
+            ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *forget]
             + [f"-D{key}={value}" for key, value in options.items()]
             + shlex.split(os.environ.get("CMAKE_ARGS", "")),
             check=True,

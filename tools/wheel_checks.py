@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -48,23 +49,19 @@ def wrong_symbols(module: Path) -> list[str]:
     if path := re.findall(r"\((?:RPATH|RUNPATH)\).*\[(.+)\]", listed):
         wrong.append(f"it must search no folder for libraries, got {', '.join(path)}")
     versions = {version for version in re.findall(r"Name: GLIBC_([\d.]+)", listed) if number(version) > number(GLIBC)}
-    symbols = [line.split() for line in listed.splitlines() if re.match(r"\s*\d+: [0-9a-f]{16}\s", line)]
+    # number, value, size, type, binding, visibility, section, name
+    rows = [line.split() for line in listed.splitlines() if re.match(r"\s*\d+: [0-9a-f]{16}\s", line)]
+    symbols = [(row[4], row[6], row[7]) for row in rows if len(row) > 7]
     if versions:
-        newer = [row[7] for row in symbols if len(row) > 7 and row[7].rpartition("@GLIBC_")[2] in versions]
-        newest = max(versions, key=number)
-        wrong.append(f"it must run with glibc {GLIBC}, got symbols of up to {newest}: {', '.join(newer[:8])}")
-    # A symbol without a version is found in no version of glibc that lacks it; only Python's own have none.
-    named = [row for row in symbols if len(row) > 7 and row[4] == "GLOBAL"]
-    absent = [row[7] for row in named if row[6] == "UND" and "@" not in row[7] and not re.match("_?Py", row[7])]
-    if absent:
-        wrong.append(
-            f"it must define what is neither Python's nor the system's, got without a definition: {', '.join(absent[:8])}"
-        )
-    seen = [
-        row[7] for row in symbols if len(row) > 7 and row[4] != "LOCAL" and row[6] != "UND" and not re.match("PyInit_", row[7])
-    ]
-    if seen:
-        wrong.append(f"it must show PyInit_* alone, got {len(seen)} more: {', '.join(seen[:4])}")
+        newer = [name for _, _, name in symbols if re.sub(r".*@GLIBC_", "", name) in versions]
+        wrong.append(f"it must run with glibc {GLIBC}, got symbols of up to {max(versions, key=number)}: {', '.join(newer[:8])}")
+    # The system's symbols have versions, Python's have none. What is left is in a newer glibc or nowhere.
+    unbound = [name for binding, section, name in symbols if (binding, section) == ("GLOBAL", "UND") and "@" not in name]
+    if absent := [name for name in unbound if not re.match("_?Py", name)]:
+        wrong.append(f"it must define all that is not Python's or the system's, got undefined: {', '.join(absent[:8])}")
+    shown = [name for binding, section, name in symbols if binding != "LOCAL" and section != "UND"]
+    if more := [name for name in shown if not name.startswith("PyInit_")]:
+        wrong.append(f"it must show PyInit_* alone, got {len(more)} more: {', '.join(more[:4])}")
     return wrong
 
 
@@ -74,6 +71,4 @@ def number(version: str) -> tuple[int, ...]:
 
 def readelf(module: Path) -> str:
     command = ["readelf", "--wide", "--dynamic", "--version-info", "--dyn-syms", str(module)]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=True, env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"}
-    ).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"}).stdout

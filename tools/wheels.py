@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from install import ROOT, constraints
@@ -93,7 +94,7 @@ def main() -> int:
     if asked.verb == "build":
         return build_all(asked)
     if asked.verb == "check":
-        return 1 if any([not check_one(wheel) for wheel in asked.wheels]) else 0
+        return check_all(asked.wheels)
     try_demo(Path(sys.executable), asked.wheel.resolve(), asked.torch)
     return 0
 
@@ -101,10 +102,13 @@ def main() -> int:
 def build_all(asked: argparse.Namespace) -> int:
     pythons = {version: find_python(version) for version in asked.pythons}
     label = f"cu{cuda_major()}" if asked.cuda else ""
+    if absent := [name for name in ("auditwheel", "build", "ziglang") if importlib.util.find_spec(name) is None]:
+        hint = "Hint: call make wheel, which installs them, or python tools/install.py --extras release --bare"
+        sys.exit(f"wheels: this Python's environment lacks the packages {', '.join(absent)}. {hint}")
     out = (asked.out / label).resolve()
     source = unpacked_sdist(asked.out.resolve())
     made = {version: build_one(python, source, out, label, asked.cuda) for version, python in pythons.items()}
-    if not all([check_one(wheel) for wheel in made.values()]):
+    if check_all(made.values()):
         return 1
     own = ".".join(map(str, sys.version_info[:2]))
     for version, wheel in made.items():
@@ -189,13 +193,15 @@ def build_one(python: Path, source: Path, out: Path, label: str, archs: str | No
     return Path(shutil.move(wheel, out / wheel.name))
 
 
-def check_one(wheel: Path) -> bool:
-    found = problems(wheel)
-    for problem in found:
-        print(f"wheels: {wheel.name}: {problem}", file=sys.stderr)
-    if not found:
-        print(f"wheels: {wheel.name}: keeps the rules")
-    return not found
+def check_all(wheels: Iterable[Path]) -> int:
+    """Says of each wheel what it breaks; gives the exit status."""
+    found = {wheel.name: problems(wheel) for wheel in wheels}
+    for name, broken in found.items():
+        for problem in broken:
+            print(f"wheels: {name}: {problem}", file=sys.stderr)
+        if not broken:
+            print(f"wheels: {name}: keeps the rules")
+    return 1 if any(found.values()) else 0
 
 
 def empty_environment(python: Path, name: str) -> Path:
@@ -253,9 +259,4 @@ def run(*command: str | Path, **options: object) -> None:
 
 
 if __name__ == "__main__":
-    for tool in ("auditwheel", "build", "ziglang"):
-        if importlib.util.find_spec(tool) is None:
-            sys.exit(
-                f"wheels: the package {tool} is not installed. Hint: call make wheel, or tools/install.py --extras release --bare"
-            )
     sys.exit(main())
