@@ -226,8 +226,9 @@ def try_demo(python: Path, wheel: Path, torch: str | None) -> None:
     pip(python, "download", "--quiet", "--only-binary", ":all:", "--dest", wheelhouse, *held, torch or "torch", wanted)
     commands = empty_environment(python, "demo")
     name = f"wsss_fast[demo]=={wheel.name.split('-')[1]}"
-    offline = ["--no-index", "--find-links", wheelhouse, "--find-links", wheel.parent]
-    pip(commands / "python", "install", "--quiet", *offline, name)
+    # Nothing that pip is set up with on this machine may help: neither its files nor its variables.
+    offline = ["--isolated", "--no-index", "--find-links", wheelhouse, "--find-links", wheel.parent]
+    pip(commands / "python", "install", "--quiet", *offline, name, PIP_CONFIG_FILE=os.devnull)
     run_alone(commands, "python", "-c", LOAD)
     run_alone(commands, "python", "-c", COMPUTE)
     run_alone(commands, "wsss", "demo", "--out", "photos")
