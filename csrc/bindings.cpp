@@ -4,14 +4,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "cam_merge/cam_merge.h"
 #include "affinity/affinity.h"
-#include "affinity/edge_affinity.h"
+#include "cam_merge/cam_merge.h"
 #include "common/check.h"
 #include "common/simd.h"
 #include "common/view.h"
 #include "complementary/complementary.h"
 #include "dense_crf/dense_crf.h"
+#include "edge_affinity/edge_affinity.h"
 #include "pcm/pcm.h"
 #include "prcm/prcm.h"
 #include "random_walk/random_walk.h"
@@ -76,12 +76,12 @@ void load_fields(handle source, Fields&... fields) {
     };
 
 WSSS_FROM_TUPLE(Context, value.device.kind, value.device.index, value.threads, value.stream)
-WSSS_FROM_TUPLE(WalkSettings, value.radius, value.beta, value.steps, value.chebyshev, value.tolerance, value.published)
-WSSS_FROM_TUPLE(PairOptions, value.grid, value.hide, value.rule, value.seed)
-WSSS_FROM_TUPLE(PairOutputs, value.first, value.second, value.share, value.side)
-WSSS_FROM_TUPLE(CrfTerm, value.feature, value.compat, value.normalisation)
-WSSS_FROM_TUPLE(CamMergeSettings, value.mean, value.minmax, value.relu_first, value.cubic, value.align_corners, value.background,
-                value.alpha, value.eps, value.scale, value.multiple)
+WSSS_FROM_TUPLE(random_walk::Settings, value.radius, value.beta, value.steps, value.chebyshev, value.tolerance, value.published)
+WSSS_FROM_TUPLE(complementary::Options, value.grid, value.hide, value.rule, value.seed)
+WSSS_FROM_TUPLE(complementary::Outputs, value.first, value.second, value.share, value.side)
+WSSS_FROM_TUPLE(dense_crf::TermInput, value.feature, value.compat, value.normalisation)
+WSSS_FROM_TUPLE(cam_merge::Settings, value.mean, value.minmax, value.relu_first, value.cubic, value.align_corners,
+                value.background, value.alpha, value.eps, value.scale, value.multiple)
 
 }  // namespace pybind11::detail
 
@@ -124,30 +124,30 @@ PYBIND11_MODULE(WSSS_MODULE, m) {
     m.def("build_info", build_info);
     m.def("set_simd", wsss::set_simd);
 
-    m.def("pcm_forward_workspace", wsss::pcm_forward_workspace);
-    m.def("pcm_forward", wsss::pcm_forward, release_gil());
-    m.def("pcm_backward_workspace", wsss::pcm_backward_workspace);
-    m.def("pcm_backward", wsss::pcm_backward, release_gil());
-    m.def("prcm_forward_workspace", wsss::prcm_forward_workspace);
-    m.def("prcm_forward", wsss::prcm_forward, release_gil());
-    m.def("prcm_backward_workspace", wsss::prcm_backward_workspace);
-    m.def("prcm_backward", wsss::prcm_backward, release_gil());
-    m.def("affinity_forward_workspace", wsss::affinity_forward_workspace);
-    m.def("affinity_forward", wsss::affinity_forward, release_gil());
-    m.def("affinity_backward_workspace", wsss::affinity_backward_workspace);
-    m.def("affinity_backward", wsss::affinity_backward, release_gil());
-    m.def("edge_affinity_forward_workspace", wsss::edge_affinity_forward_workspace);
-    m.def("edge_affinity_forward", wsss::edge_affinity_forward, release_gil());
-    m.def("edge_affinity_backward_workspace", wsss::edge_affinity_backward_workspace);
-    m.def("edge_affinity_backward", wsss::edge_affinity_backward, release_gil());
-    m.def("random_walk_workspace", wsss::random_walk_workspace);
-    m.def("random_walk", wsss::random_walk, release_gil());
-    m.def("slic_workspace", wsss::slic_workspace);
-    m.def("slic", wsss::slic, release_gil());
-    m.def("complementary_pair_workspace", wsss::complementary_pair_workspace);
-    m.def("complementary_pair", wsss::complementary_pair, release_gil());
-    m.def("dense_crf_workspace", wsss::dense_crf_workspace);
-    m.def("dense_crf", wsss::dense_crf, release_gil());
-    m.def("cam_merge_workspace", wsss::cam_merge_workspace);
-    m.def("cam_merge", wsss::cam_merge, release_gil());
+    m.def("pcm_forward_workspace", wsss::pcm::forward_workspace);
+    m.def("pcm_forward", wsss::pcm::forward, release_gil());
+    m.def("pcm_backward_workspace", wsss::pcm::backward_workspace);
+    m.def("pcm_backward", wsss::pcm::backward, release_gil());
+    m.def("prcm_forward_workspace", wsss::prcm::forward_workspace);
+    m.def("prcm_forward", wsss::prcm::forward, release_gil());
+    m.def("prcm_backward_workspace", wsss::prcm::backward_workspace);
+    m.def("prcm_backward", wsss::prcm::backward, release_gil());
+    m.def("affinity_forward_workspace", wsss::affinity::forward_workspace);
+    m.def("affinity_forward", wsss::affinity::forward, release_gil());
+    m.def("affinity_backward_workspace", wsss::affinity::backward_workspace);
+    m.def("affinity_backward", wsss::affinity::backward, release_gil());
+    m.def("edge_affinity_forward_workspace", wsss::edge_affinity::forward_workspace);
+    m.def("edge_affinity_forward", wsss::edge_affinity::forward, release_gil());
+    m.def("edge_affinity_backward_workspace", wsss::edge_affinity::backward_workspace);
+    m.def("edge_affinity_backward", wsss::edge_affinity::backward, release_gil());
+    m.def("random_walk_workspace", wsss::random_walk::workspace);
+    m.def("random_walk", wsss::random_walk::run, release_gil());
+    m.def("slic_workspace", wsss::slic::workspace);
+    m.def("slic", wsss::slic::run, release_gil());
+    m.def("complementary_pair_workspace", wsss::complementary::workspace);
+    m.def("complementary_pair", wsss::complementary::run, release_gil());
+    m.def("dense_crf_workspace", wsss::dense_crf::workspace);
+    m.def("dense_crf", wsss::dense_crf::run, release_gil());
+    m.def("cam_merge_workspace", wsss::cam_merge::workspace);
+    m.def("cam_merge", wsss::cam_merge::run, release_gil());
 }

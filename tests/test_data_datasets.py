@@ -208,7 +208,7 @@ def test_folders(tmp_path):
     for name in ("cat/1", "cat/2", "cat/10", "dog/1.jpg", "dog/1.png"):
         save(tmp_path / "sal" / f"{name}.png", photo(0)[..., 0])
     assert open_dataset(tmp_path, saliency="sal").ids == dataset.ids  # a folder of maps is no class
-    with pytest.raises(DataError, match=r"unknown classes in the folders \(2: dog of dog/1.jpg"):
+    with pytest.raises(DataError, match=r"unknown classes in the folders:\n  'dog' of 2 images\nHint: known are cat"):
         open_dataset(tmp_path, saliency="sal", classes=["cat"])
 
 

@@ -261,7 +261,7 @@ def test_list(tmp_path):
     ("text", "message"),
     [
         ("a 0\nb 3\nc 4", r"out of range in x.txt \(2: 3 of b, 4 of c\). Hint: there are 3 classes"),
-        ("a cat\nb dgo", r"unknown classes in x.txt \(1: dgo of b\). Hint: known are cat, dog, cow"),
+        ("a cat\nb dgo", r"unknown classes in x.txt:\n  'dgo' of b: did you mean 'dog'\?\nHint: known are cat, dog, cow"),
         ("a -1\nb 0", r"unknown classes in x.txt"),
         ("a 0\na 1", r"images twice in x.txt \(1: a\)"),
         ("./a 0\n/a 1", r"images twice in x.txt \(1: a\)"),

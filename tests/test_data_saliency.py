@@ -203,3 +203,11 @@ def test_command(images, tmp_path, capsys):
     assert "did you mean 'sigmoid'?" in capsys.readouterr().err
     assert cli.main(["saliency", str(tmp_path / "absent"), "--out", str(tmp_path / "x")]) == exit_codes.ERROR
     assert "there is no image folder" in capsys.readouterr().err
+
+
+def test_an_onnx_network_that_unfolds_is_refused(images, tmp_path):
+    sizes = onnx.numpy_helper.from_array(np.array([100_000, 100_000]), "sizes")
+    nodes = [helper.make_node("Identity", ["sizes"], ["same"]), helper.make_node("ConstantOfShape", ["same"], ["map"])]
+    path = network(tmp_path / "x.onnx", nodes, constants=[sizes])
+    with pytest.raises(DataError, match=r"cannot be used: node 'ConstantOfShape' .* would make a tensor of"):
+        make_maps(images, tmp_path / "out", path, PLAIN)

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import threading
-import time
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -56,10 +55,8 @@ def test_probes_that_raise_exit_hang_or_answer_nonsense_are_findings():
         ("unprintable", lambda: Finding("unprintable", doctor.OK, "x", data={"value": object()}), 5.0),
         ("good", lambda: Finding("good", doctor.OK, "fine"), 5.0),
     ]
-    started = time.monotonic()
-    findings = examine(probes)
+    findings = examine(probes)  # which would not return before the one that hangs is released
     release.set()
-    assert time.monotonic() - started < 3
     assert [finding.name for finding in findings] == [name for name, _, _ in probes]
     assert [finding.status for finding in findings] == [doctor.FAILED] * 6 + [doctor.OK]
     assert "KeyError" in findings[0].detail and "no answer within 0.2 s" in findings[3].detail

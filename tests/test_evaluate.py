@@ -199,13 +199,16 @@ def test_the_table(data, capsys):
         "  background   50.00",
         "  class 1      80.00",
         "  class 2     100.00",
-        "  class 3     absent",
         "",
         "mIoU 76.67 (over 3 classes in prediction or truth, background included)",
+        "classes in neither: 1; --all lists them too",
     ]
+    assert cli.main(["eval", str(data / "masks"), "--truth", str(data / "truth"), "--classes", "3", "--all"]) == 0
+    assert "  class 3     absent" in capsys.readouterr().out
 
 
 def test_names_come_from_the_manifest(data):
+    (data / "classes.txt").unlink()
     (data / "masks" / "manifest.jsonl").write_text('{"kind": "header", "classes": ["x", "y", "z"]}\n')
     assert evaluate.folder(data / "masks", data / "truth").names == ["background", "x", "y", "z"]
 
@@ -277,7 +280,8 @@ def test_what_cannot_be_compared_is_said(data, change, message):
 def test_bad_command_lines(data, capsys):
     truth = ["--truth", str(data / "truth")]
     assert cli.main(["eval", str(data / "nothing"), *truth]) == 1
-    assert "'predictions' must be a folder" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "'predictions' must be a folder, got '" in error and "nothing', which does not exist" in error
     assert cli.main(["eval", str(data / "masks"), *truth, "--curve", str(data / "c.png")]) == 1
     assert "must go with soft maps" in capsys.readouterr().err and not (data / "c.png").exists()
     assert cli.main(["eval", str(data / "soft"), *truth, "--curve", "c.jpg"]) == 2

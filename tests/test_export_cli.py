@@ -83,6 +83,7 @@ REFUSED = {
         1,
         "was not made of the weights of the model",
     ),
+    "no file": (["gone.safetensors", "--out", "{out}"], 1, "got 'gone.safetensors', which does not exist"),
     "no images": (["{checkpoint}", "--verify", "{folder}/none", "--out", "{out}"], 1, "must be an image or a folder of images"),
     "no model": (["--out", "{out}"], 2, "required: MODEL, --onnx FILE"),
     "nothing to do": (["{checkpoint}"], 2, "required: one of --out FILE, --inspect FILE and --bench FILE"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+import torch
 from exported import SMALLEST, onnx_file
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from wsss_fast.export import load_engine
 from wsss_fast.export.inspect import inspect
@@ -41,7 +44,7 @@ def bomb(model: ModelProto) -> None:
 
 
 def bomb_in_a_constant(model: ModelProto) -> None:
-    model.graph.node.append(helper.make_node("Constant", [], ["sizes"], value_ints=[1 << 40]))
+    model.graph.node.append(helper.make_node("Constant", [], ["sizes"], value_ints=[1 << 40, 1, 1, 1]))
     model.graph.node.append(helper.make_node("Expand", ["image", "sizes"], ["large"]))
 
 
@@ -76,6 +79,141 @@ def not_json(model: ModelProto) -> None:
 
 def other_input(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 4
+
+
+def numbers(model: ModelProto, **named: object) -> None:
+    for name, value in named.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+
+
+def made_by(*nodes: tuple, **named: object) -> Callable[[ModelProto], None]:
+    """Nodes (operation, inputs, attributes), each giving what the next takes as 'last', behind the constants `named`."""
+
+    def change(model: ModelProto) -> None:
+        numbers(model, **named)
+        for place, (operation, inputs, attributes) in enumerate(nodes):
+            taken = [f"last{place - 1}" if name == "last" else name for name in inputs.split()]
+            taken = ["" if name == "-" else name for name in taken]
+            model.graph.node.append(helper.make_node(operation, taken, [f"last{place}"], **attributes))
+
+    return change
+
+
+FILL = ("ConstantOfShape", "last", {})
+HALF = np.array([1 << 20, 1 << 20])
+BOMBS = {
+    "Identity": made_by(("Identity", "sizes", {}), FILL, sizes=np.array([100_000, 100_000])),
+    "Cast": made_by(("Cast", "sizes", {"to": TensorProto.INT64}), FILL, sizes=np.array([1e5, 1e5], np.float32)),
+    "Mul": made_by(("Mul", "a b", {}), FILL, a=HALF, b=HALF),
+    "Pow of the image": made_by(("Shape", "image", {}), ("Mul", "last last", {}), ("Mul", "last last", {}), FILL),
+    "Range": made_by(("Range", "zero many one", {}), zero=np.array(0), many=np.array(1 << 40), one=np.array(1)),
+    "Range of a product": made_by(
+        ("Mul", "many many", {}), ("Range", "zero last one", {}), zero=np.array(0), many=np.array(1 << 20), one=np.array(1)
+    ),
+    "Resize by sizes": made_by(("Resize", "image - - sizes", {}), sizes=np.array([1, 3, 1 << 20, 1 << 20])),
+    "Resize by scales": made_by(("Resize", "image - scales", {}), scales=np.array([1, 1, 1e4, 1e4], np.float32)),
+    "RandomNormal": made_by(("RandomNormal", "", {"shape": [1 << 20, 1 << 20]})),
+    "RandomUniform": made_by(("RandomUniform", "", {"shape": [1 << 20, 1 << 20]})),
+    "Tile": made_by(("Concat", "a b", {"axis": 0}), ("Tile", "image last", {}), a=np.array([1, 1]), b=HALF),
+    "Pad": made_by(("Pad", "image pads", {}), pads=np.array([0, 0, 0, 0, 0, 0, 1 << 20, 1 << 20])),
+    "OneHot": made_by(("OneHot", "image many pair", {}), many=np.array(1 << 40), pair=np.array([0, 1])),
+    "broadcast": made_by(("Add", "a b", {}), a=np.zeros((1 << 16, 1), np.float32), b=np.zeros((1, 1 << 16), np.float32)),
+    "outer product": made_by(("MatMul", "a b", {}), a=np.zeros((1 << 16, 1), np.float32), b=np.zeros((1, 1 << 16), np.float32)),
+    "EyeLike": made_by(("EyeLike", "a", {}), ("Tile", "last many", {}), a=np.zeros((9, 9), np.float32), many=HALF),
+    "strided transpose": made_by(
+        ("ConvTranspose", "image w", {"strides": [1 << 13, 1 << 13]}), w=np.zeros((3, 1, 1, 1), np.float32)
+    ),
+}
+# Their size is what the values of the image, or chance, make it.
+UNKNOWN = {
+    "MatMul of the image's values": made_by(
+        ("ReduceMax", "image", {"keepdims": 0}),
+        ("Cast", "last", {"to": TensorProto.INT64}),
+        ("Reshape", "last one", {}),
+        FILL,
+        one=np.array([1]),
+    ),
+    "NonZero": made_by(("NonZero", "image", {})),
+    "a size by chance": made_by(
+        ("RandomUniform", "", {"shape": [1], "high": 1e9}), ("Cast", "last", {"to": TensorProto.INT64}), FILL
+    ),
+    "a size by MatMul": made_by(("MatMul", "a b", {}), FILL, a=np.full((1, 1), 1 << 20), b=np.full(1, 1 << 20)),
+}
+
+
+@pytest.mark.parametrize("name", [*BOMBS, *UNKNOWN])
+def test_no_chain_of_nodes_makes_a_large_tensor(name: str, tmp_path: Path) -> None:
+    model = onnx.load(onnx_file(SMALLEST))
+    {**BOMBS, **UNKNOWN}[name](model)
+    path = tmp_path / "a.onnx"
+    path.write_bytes(model.SerializeToString())
+    message = "would make a tensor of" if name in BOMBS else "whose size does not follow from the file"
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=message):
+        load_engine(path, device="cpu")
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+
+
+def test_many_tensors_together_are_bounded_too(tmp_path: Path) -> None:
+    nodes = [("Expand", f"image s{i}", {}) for i in range(80)]
+    sizes = {f"s{i}": np.array([100, 3, 256, 256]) for i in range(80)}
+    model = onnx.load(onnx_file(SMALLEST))
+    made_by(*nodes, **sizes)(model)
+    path = tmp_path / "a.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="and those before it would make tensors of"):
+        load_engine(path, device="cpu")
+
+
+def test_functions_do_not_unfold(tmp_path: Path) -> None:
+    model = onnx.load(onnx_file(SMALLEST))
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("wsss", 1)]
+    for level in range(1, 60):
+        nodes = [
+            helper.make_node(f"F{level - 1}", ["x"], ["y"], domain="wsss"),
+            helper.make_node(f"F{level - 1}", ["y"], ["z"], domain="wsss"),
+        ]
+        model.functions.append(helper.make_function("wsss", f"F{level}", ["x"], ["z"], nodes, imports))
+    model.functions.append(
+        helper.make_function("wsss", "F0", ["x"], ["z"], [helper.make_node("Identity", ["x"], ["z"])], imports)
+    )
+    model.opset_import.append(helper.make_opsetid("wsss", 1))
+    model.graph.node.append(helper.make_node("F59", ["image"], ["all"], domain="wsss"))
+    path = tmp_path / "a.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="a function of the file calls another"):
+        load_engine(path, device="cpu")
+    del model.functions[:]
+    model.functions.append(
+        helper.make_function("", "Relu", ["X"], ["Y"], [helper.make_node("Identity", ["X"], ["Y"])], imports[:1])
+    )
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"defines '::Relu' in its own way"):
+        load_engine(path, device="cpu")
+
+
+def test_a_size_that_explodes_for_other_images_alone(tmp_path: Path) -> None:
+    """Above 300 rows each further row makes a million elements: found when such an image comes, before it runs."""
+    model = onnx.load(onnx_file(SMALLEST))
+    made_by(
+        ("Shape", "image", {"start": 2, "end": 3}),
+        ("Sub", "last rows", {}),
+        ("Max", "last zero", {}),
+        ("Mul", "last many", {}),
+        ("Expand", "bit last", {}),
+        ("ReduceSum", "last", {"keepdims": 0}),
+        rows=np.array([300]),
+        zero=np.array([0]),
+        many=np.array([1 << 45]),
+        bit=np.zeros(1, np.float32),
+    )(model)
+    path = tmp_path / "a.onnx"
+    path.write_bytes(model.SerializeToString())
+    engine = load_engine(path, device="cpu")
+    engine.forward_cam(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"too large for images of \[1, 3, 320, 64\]: node 'Expand' .* Hint: smaller images"):
+        engine.forward_cam(torch.zeros(1, 3, 320, 64))
 
 
 HOSTILE = {

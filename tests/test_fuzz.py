@@ -12,16 +12,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import tool
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "fuzz"
 
 
-def run(*command: str | Path, seconds: float = 900) -> None:
+def run(*command: str | Path, seconds: float = 900, folder: Path = BUILD) -> None:
     environment = {**os.environ, "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))}
     done = subprocess.run(
         command,
-        cwd=BUILD,
+        cwd=folder,
         env=environment,
         timeout=seconds,
         check=False,
@@ -31,6 +32,13 @@ def run(*command: str | Path, seconds: float = 900) -> None:
         stderr=subprocess.STDOUT,
     )
     assert done.returncode == 0, done.stdout[-8000:]
+
+
+def test_the_target_compiles(tmp_path: Path) -> None:
+    """Where there is no clang nothing else would look at it."""
+    target = ROOT / "tests" / "fuzz" / "kernels_fuzz.cpp"
+    flags = ("-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-ignored-attributes")
+    run(tool("g++"), *flags, f"-I{ROOT / 'csrc'}", f"-I{target.parent}", target, folder=tmp_path)
 
 
 @pytest.mark.soak

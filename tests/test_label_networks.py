@@ -274,11 +274,10 @@ def test_large_images_are_bounded_and_their_masks_are_not(folder, tmp_path):
     [
         ({"random_weights": 0}, "'random_weights' needs 'method'"),
         ({"method": "affinitynet", "random_weights": 0, "backbone": "vgg16-psa"}, "'model' must give class maps"),
-        ({"walk": "nowhere.pth"}, "'walk' must be 'image' or a checkpoint"),
+        ({"walk": "nowhere.pth"}, r"'walk' must be 'image' or a checkpoint .*, got 'nowhere\.pth', which does not exist"),
         ({"engine": "tensorflow"}, "'engine' must be one of"),
         ({"shard": "4/4"}, "'shard' must be i/n"),
         ({"format": "alpha", "walk": "image"}, "'walk' does not go with format alpha"),
-        ({"format": "coco", "engine": "ort"}, "'engine' must be torch for efficientnet-lite0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(folder, tmp_path, settings, message):

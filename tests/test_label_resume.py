@@ -11,8 +11,10 @@ from label_standins import BrightEngine, five_pictures, label, picture, tree
 from PIL import Image
 
 from wsss_fast.files.folder import OutputStoppedError
+from wsss_fast.label import manifest
 from wsss_fast.label.lock import LockedError
 from wsss_fast.label.manifest import ManifestError, read_rows
+from wsss_fast.label.verify import verify
 
 
 @pytest.fixture
@@ -166,3 +168,25 @@ def test_one_labeller_a_folder(folder, tmp_path):
     os.close(held)  # the process died and left its file
     assert label(folder, out).labelled == 5
     assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"kind": "image", "image": 5, "status": "ok", "size": 1, "mtime_ns": 1}',
+        '{"kind": "image", "image": ["a"], "status": "ok"}',
+        '{"kind": "image", "status": "ok"}',
+        '{"kind": "image", "image": "img8.png", "status": "ok", "size": "1", "mtime_ns": 1}',
+        '{"kind": "image", "image": "img8.png", "status": "ok", "output": "a.png", "further": ["b"]}',
+        '{"kind": "file", "output": 7}',
+    ],
+)
+def test_a_manifest_with_rows_of_other_types_is_damaged(tmp_path, line):
+    folder = five_pictures(tmp_path)
+    out = label(folder, tmp_path / "out").out
+    with (out / "manifest.jsonl").open("a") as file:
+        file.write(line + "\n")
+    readers = (manifest.read_rows, manifest.read_files, verify, lambda out: label(folder, out))
+    for read in readers:
+        with pytest.raises(manifest.ManifestError, match=r"line 8 of .* is damaged"):
+            read(out)

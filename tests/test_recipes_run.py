@@ -115,6 +115,7 @@ def test_only_a_stage_whose_input_is_missing(voc, tmp_path):
 
 def test_a_dry_run_makes_nothing(voc, tmp_path):
     assert go(voc, tmp_path, dry_run=True).rows == [] and not list(tmp_path.iterdir())
+    assert go(voc, tmp_path / "new", dry_run=True).rows == [] and not list(tmp_path.iterdir())
 
 
 # ---- changed ---------------------------------------------------------------------------------------------------------------

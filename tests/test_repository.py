@@ -53,6 +53,24 @@ def test_kernels_have_a_header_comment() -> None:
     assert not [name for name in under("csrc/", suffixes=(".cu", ".cuh")) if not TEXTS[name].startswith("//")]
 
 
+def test_a_namespace_is_the_stem_of_its_folder() -> None:
+    opened = {}
+    for name in under("csrc/"):
+        folder = name.split("/")[1]
+        if folder != "simt" and name != "csrc/bindings.cpp":
+            opened.setdefault(folder, set()).update(re.findall(r"^namespace ([\w:]+) \{", TEXTS[name], re.MULTILINE))
+    assert opened.pop("common") == {"wsss", "sort_scan", "plain", "avx2", "avx512"}
+    assert opened.keys() > {"affinity", "edge_affinity"}
+    assert opened == {folder: {f"wsss::{folder}"} for folder in opened}
+
+
+def test_one_page_says_what_has_run_on_a_gpu() -> None:
+    names = [name for name in under("", suffixes=(*CODE, ".md", ".sh")) if name not in ("README.md", "docs/gpu.md")]
+    names.remove("tests/test_repository.py")
+    assert not lines_with(r"(?i)never run on a gpu|not (yet )?run on a gpu|estimate for an? H\d", names)
+    assert "gpu.md" in TEXTS["README.md"]
+
+
 def test_file_lengths() -> None:
     lengths = {name: TEXTS[name].count("\n") for name in FILES if name.endswith((*CODE, ".sh", ".md"))}
     assert not {name: length for name, length in lengths.items() if length > LONGEST}
@@ -117,16 +135,18 @@ def test_stub_names_what_the_module_has() -> None:
 def test_every_operation_has_its_files() -> None:
     """Whoever looks for the stem of an operation finds its whole life."""
     for name in sorted(path.parent.name for path in (ROOT / "csrc").glob("*/*_cpu.cpp")):
+        page = {"edge_affinity": "affinity"}.get(name, name)  # one page, one benchmark, and tests that both must pass
         wanted = (
             f"csrc/{name}/{name}.h",
             f"csrc/{name}/{name}_cuda.cu",
             f"wsss_fast/ops/{name}.py",
             f"wsss_fast/ops/_reference/{name}.py",
-            f"wsss_fast/bench/{name}.py",
-            f"tests/ops/test_{name}.py",
-            f"docs/{name}.md",
+            f"wsss_fast/bench/{page}.py",
+            f"tests/ops/test_{page}.py",
+            f"docs/{page}.md",
         )
         assert not [path for path in wanted if path not in FILES]
+        assert name in TEXTS[f"docs/{page}.md"].split("\n")[0]
         assert f'"{name}"' in TEXTS["benchmarks/sanitize.py"]
 
 

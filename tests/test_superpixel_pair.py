@@ -23,6 +23,7 @@ def test_workers_make_what_the_parent_makes(method: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.soak  # how fast it is depends on what else the machine does
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_speed_in_workers(method: str) -> None:
     assert min(in_workers(Speeds(), method)) > 15

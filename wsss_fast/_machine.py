@@ -112,9 +112,12 @@ def _caches() -> dict[str, str]:
     return found
 
 
-def _memory_gib() -> float | None:
-    kib = _first(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo"))
-    return round(int(kib) / 2**20, 1) if kib else None
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _memory_gib() -> float:
+    return round(memory_bytes() / 2**30, 1)
 
 
 def _flags() -> set[str]:

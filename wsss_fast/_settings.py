@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
+
+from wsss_fast._nearest import did_you_mean
 
 Settings = TypeVar("Settings")
 
@@ -42,8 +43,7 @@ def check_names(owner: str, known: Iterable[str], given: Iterable[str]) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean '{close[0]}'?" if close else "known are " + ", ".join(known)
+            hint = did_you_mean(name, known, "known are " + ", ".join(known))
             raise SettingsError(f"{owner}: unknown setting '{name}'. Hint: {hint}")
 
 
@@ -69,8 +69,7 @@ def boolean(owner: str, name: str, value: Any) -> None:
 def choice(owner: str, name: str, value: Any, allowed: Iterable[str]) -> None:
     allowed = list(allowed)
     if value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, 1)
-        fail(owner, name, "be one of " + ", ".join(allowed), value, f"did you mean '{close[0]}'?" if close else "")
+        fail(owner, name, "be one of " + ", ".join(allowed), value, did_you_mean(str(value), allowed))
 
 
 def plain(values: Any) -> Any:

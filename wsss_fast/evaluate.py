@@ -22,11 +22,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import printable, state_of
+from wsss_fast.files.regular import open_to_read
 from wsss_fast.label.classes import IGNORE, IGNORE_16
+from wsss_fast.truth_classes import BACKGROUND_NAME, join
 
 THRESHOLDS = (np.arange(100) / 100).astype(np.float32)
-BACKGROUND_NAME = "background"
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _SHOWN = 5
 _READ_AHEAD = 32
@@ -40,7 +41,7 @@ def ignore_value(values: int) -> int:
 class _Counts:
     """What both ways of counting share: the classes, background first, and the checks of one pair of arrays."""
 
-    def __init__(self, classes: int | Sequence[str]) -> None:
+    def __init__(self, classes: int | Sequence[str], values: np.ndarray | None = None) -> None:
         if isinstance(classes, int):
             names = [BACKGROUND_NAME, *(f"class {value}" for value in range(1, classes))]
         else:
@@ -48,22 +49,28 @@ class _Counts:
         if not 1 <= len(names) <= 65535:
             raise ValueError(f"evaluate: 'classes' must be 1 to 65535 values, background included, got {len(names)}")
         self.names: list[str] = names
-        self.ignore = ignore_value(len(names))
+        self.values = np.arange(len(names)) if values is None else values
+        self.predicted = np.zeros(len(self.values), np.int64)  # pixels of each value of the predictions
 
-    def _codes(self, mask: np.ndarray, role: str, name: str) -> np.ndarray:
-        """The mask as indices, ignored pixels as the index behind the last class."""
+    @property
+    def expected(self) -> np.ndarray:
+        """Pixels of each class in the truth."""
+        raise TypeError(f"{type(self).__name__} must define expected")
+
+    def _codes(self, mask: np.ndarray, role: str, name: str, count: int) -> np.ndarray:
+        """The mask as indices, ignored pixels as the index behind the last of ``count`` classes."""
         mask = np.asarray(mask)
         if mask.ndim != 2 or mask.dtype.kind not in "bui":
             raise ValueError(f"evaluate: {role}{_of(name)} must be whole numbers [H, W], got {mask.dtype} {list(mask.shape)}")
-        count = len(self.names)
         codes = mask.astype(np.intp)
         # masks of 16 bits mark ignored pixels so even where there are few classes
-        ignored = (codes == self.ignore) | (codes == IGNORE_16)
+        ignore = ignore_value(count)
+        ignored = (codes == ignore) | (codes == IGNORE_16)
         wrong = codes[~ignored & ((codes < 0) | (codes >= count))]
         codes[ignored] = count
         if wrong.size:
             raise ValueError(
-                f"evaluate: the {role}{_of(name)} must hold 0..{count - 1} or {self.ignore}, got {int(wrong.flat[0])}. "
+                f"evaluate: the {role}{_of(name)} must hold 0..{count - 1} or {ignore}, got {int(wrong.flat[0])}. "
                 "Hint: name all classes of model and truth; a mask holds class numbers, 0 for background, not grey values"
             )
         return codes
@@ -72,19 +79,26 @@ class _Counts:
 class Confusion(_Counts):
     """Counts of pixels, ``counts[truth, prediction]``; the last column counts predictions of 255.
 
-    ``classes``: how many values a mask can have, background included, or their names."""
+    ``classes``: how many values a mask can have, background included, or their names. ``values``: for each value of a prediction
+    the class of the truth that it means; default: the same."""
 
-    def __init__(self, classes: int | Sequence[str]) -> None:
-        super().__init__(classes)
+    def __init__(self, classes: int | Sequence[str], values: np.ndarray | None = None) -> None:
+        super().__init__(classes, values)
         self.counts = np.zeros((len(self.names), len(self.names) + 1), np.int64)
 
     def add(self, prediction: np.ndarray, truth: np.ndarray, name: str = "") -> None:
         _same_size(np.shape(prediction), np.shape(truth), name)
         width = len(self.names) + 1
-        index = self._codes(truth, "truth", name)
+        index = self._codes(truth, "truth", name, len(self.names))
+        codes = self._codes(prediction, "prediction", name, len(self.values))
+        self.predicted += np.bincount(codes[index < len(self.names)], minlength=len(self.values) + 1)[:-1]
         index *= width
-        index += self._codes(prediction, "prediction", name)
+        index += np.append(self.values, len(self.names))[codes]
         self.counts += np.bincount(index.ravel(), minlength=width * width).reshape(width, width)[:-1]
+
+    @property
+    def expected(self) -> np.ndarray:
+        return self.counts.sum(1)
 
     def iou(self) -> np.ndarray:
         """float64 [K]; NaN for a class with no pixel in prediction and truth."""
@@ -99,10 +113,11 @@ class Curve(_Counts):
     """IoU of soft class maps at every threshold of ``THRESHOLDS``, counted in one pass.
 
     At threshold t a pixel is background if no map exceeds t, else the class of the largest map (the first of equal ones): the
-    argmax with a constant background score of t. The winner and its score decide for all thresholds at once."""
+    argmax with a constant background score of t. The winner and its score decide for all thresholds at once. A winner that means
+    background (``values``, as for `Confusion`) is background at all of them."""
 
-    def __init__(self, classes: int | Sequence[str]) -> None:
-        super().__init__(classes)
+    def __init__(self, classes: int | Sequence[str], values: np.ndarray | None = None) -> None:
+        super().__init__(classes, values)
         shape = (len(self.names), len(THRESHOLDS) + 1)
         # [class, how many thresholds lie below the winner's score]
         self._predicted = np.zeros(shape, np.int64)
@@ -114,7 +129,7 @@ class Curve(_Counts):
         """``maps`` [K, H, W], float in 0..1 or uint8 in 0..255, of the object classes ``classes`` (0-based, as in a network)."""
         classes, scores = self._checked(np.asarray(classes), np.asarray(maps), name)
         _same_size(scores.shape[1:], np.shape(truth), name)
-        truth = self._codes(truth, "truth", name).ravel()
+        truth = self._codes(truth, "truth", name, len(self.names)).ravel()
         if len(classes):
             best = scores.argmax(0)
             score = np.take_along_axis(scores, best[None], 0).ravel()
@@ -122,8 +137,10 @@ class Curve(_Counts):
         else:
             score, winner = np.zeros(truth.size, np.float32), np.zeros(truth.size, np.intp)
         kept = truth != len(self.names)
-        truth, winner = truth[kept], winner[kept]
-        below = np.searchsorted(THRESHOLDS, score[kept], side="left")
+        truth, winner, score = truth[kept], winner[kept], score[kept]
+        self.predicted += np.bincount(np.where(score > 0, winner, 0), minlength=len(self.values))
+        winner = self.values[winner]
+        below = np.searchsorted(THRESHOLDS, np.where(winner > 0, score, 0), side="left")
         self._predicted += self._histogram(winner, below)
         hit = truth == winner
         self._hits += self._histogram(winner[hit], below[hit])
@@ -131,7 +148,7 @@ class Curve(_Counts):
         self._truth += np.bincount(truth, minlength=len(self.names))
 
     def _checked(self, classes: np.ndarray, maps: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-        objects = len(self.names) - 1
+        objects = len(self.values) - 1
         if classes.ndim != 1 or maps.ndim != 3 or len(classes) != len(maps) or classes.dtype.kind not in "ui":
             raise ValueError(
                 f"evaluate: soft maps{_of(name)} must be 'classes', whole numbers [K], and 'maps' [K, H, W], "
@@ -154,6 +171,10 @@ class Curve(_Counts):
             raise ValueError(f"evaluate: 'maps'{_of(name)} must be float or uint8, got {maps.dtype}")
         order = np.argsort(classes)
         return classes[order].astype(np.intp), scores[order]
+
+    @property
+    def expected(self) -> np.ndarray:
+        return self._truth
 
     def _histogram(self, classes: np.ndarray, below: np.ndarray) -> np.ndarray:
         width = len(THRESHOLDS) + 1
@@ -219,6 +240,7 @@ class Result:
     miou: float
     threshold: float | None = None
     curve: np.ndarray | None = None  # mIoU at each of THRESHOLDS
+    notes: tuple[str, ...] = ()  # what a reader must know of the figures
 
 
 def folder(
@@ -231,16 +253,17 @@ def folder(
 ) -> Result:
     """Masks ``<id>.png`` or soft maps ``<id>.npz`` against truth masks ``<id>.png``.
 
-    ``ids``: which images, default all of the truth. ``classes``: the object classes, without background, or their number;
-    default: as the manifest of `wsss label` beside the masks says, else ``classes.txt`` beside the truth folder."""
+    ``ids``: which images, default all of the truth. ``classes``: the object classes of the truth, without background; default: as
+    in ``classes.txt`` beside its folder, else VOC's where it is laid out as VOC. Where `wsss label` recorded the classes of the
+    masks, the two are joined by name; without a record, and with a number as ``classes``, the values are those of the truth."""
     predictions, truth = Path(predictions), Path(truth)
     for role, path in (("predictions", predictions), ("truth", truth)):
         if not path.is_dir():
-            raise ValueError(f"evaluate: '{role}' must be a folder, got {printable(str(path))}")
+            raise ValueError(f"evaluate: '{role}' must be a folder, got '{printable(str(path))}', which {state_of(path)}")
     wanted = list(dict.fromkeys(_masks_in(truth) if ids is None else ids))
     if not wanted:
         raise ValueError(f"evaluate: no image to compare: {printable(str(truth))} has no .png file, or the list is empty")
-    names = [BACKGROUND_NAME, *_class_names(predictions, truth, classes)]
+    joined = join(predictions, truth, classes)
     suffix = _kind(predictions, wanted)
     missing = [name for name in wanted if not (predictions / f"{name}{suffix}").is_file()]
     if missing and (not allow_missing or len(missing) == len(wanted)):
@@ -253,7 +276,7 @@ def folder(
     if without_truth:
         _complain(without_truth, len(present), "truth", truth, ".png", "--list names the images that have one")
     soft = suffix == ".npz"
-    counts: Confusion | Curve = Curve(names) if soft else Confusion(names)
+    counts: Confusion | Curve = (Curve if soft else Confusion)(joined.names, joined.values)
     read = read_maps if soft else read_mask
     pairs = _read_ahead(present, lambda name: (read(predictions / f"{name}{suffix}"), read_mask(truth / f"{name}.png")))
     for done, (name, (prediction, expected)) in enumerate(pairs, 1):
@@ -263,16 +286,19 @@ def folder(
             counts.add(prediction, expected, name)
         if progress is not None:
             progress(done, len(present))
+    joined.refuse_other_numbers(counts.predicted, counts.expected)
+    notes = tuple(joined.notes(counts.predicted, counts.expected))
+    found = (counts.names, len(present), missing)
     if isinstance(counts, Confusion):
-        return Result(names, len(present), missing, counts.iou(), counts.miou())
+        return Result(*found, counts.iou(), counts.miou(), notes=notes)
     best, curve = counts.best(), counts.miou()
-    return Result(names, len(present), missing, counts.iou()[best], float(curve[best]), float(best) / 100, curve)
+    return Result(*found, counts.iou()[best], float(curve[best]), float(best) / 100, curve, notes)
 
 
 def read_mask(path: Path) -> np.ndarray:
     """The indices of a mask: palette, grey or 16-bit PNG."""
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with open_to_read(path) as file, Image.open(file, formats=("PNG",)) as image:
             mode = image.mode
             if mode in _INDEX_MODES:
                 values = np.asarray(image)
@@ -288,7 +314,7 @@ def read_mask(path: Path) -> np.ndarray:
 def read_maps(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """``classes`` [K] and ``maps`` [K, H, W] of an .npz file; pickled data is refused."""
     try:
-        with path.open("rb") as stream:
+        with open_to_read(path) as stream:
             file = np.load(stream, allow_pickle=False)
             return file["classes"], file["maps"]
     except (OSError, IndexError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -311,24 +337,6 @@ def read_ids(path: str | Path) -> list[str]:
 
 def _masks_in(truth: Path) -> list[str]:
     return sorted(path.relative_to(truth).with_suffix("").as_posix() for path in truth.rglob("*.png"))
-
-
-def _class_names(predictions: Path, truth: Path, classes: int | Sequence[str] | None) -> list[str]:
-    if isinstance(classes, int):
-        return [f"class {value}" for value in range(1, classes + 1)]
-    if classes is not None:
-        return list(classes)
-    from wsss_fast.data.labels import read_classes
-    from wsss_fast.label.manifest import classes_of_job
-
-    beside = truth.parent / "classes.txt"
-    names = classes_of_job(predictions) or (list(read_classes(beside)) if beside.is_file() else [])
-    if not names:
-        raise ValueError(
-            "evaluate: the classes are unknown: no manifest beside the masks, no classes.txt beside the truth folder. "
-            "Hint: --classes FILE with a name a line, or --classes N for N object classes"
-        )
-    return names
 
 
 def _kind(predictions: Path, wanted: Sequence[str]) -> str:

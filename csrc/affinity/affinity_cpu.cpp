@@ -16,13 +16,13 @@
 #include <type_traits>
 #include <vector>
 
-#include "affinity/affinity_tile.h"
+#include "common/pair_tile.h"
 #include "common/float_types.h"
 #include "common/simd.h"
 #include "common/threads.h"
 #include "common/workspace.h"
 
-namespace wsss {
+namespace wsss::affinity {
 namespace {
 
 constexpr int64_t kSlice = 16;  // channels copied at a time, forward: the copy fits the first cache
@@ -32,7 +32,7 @@ constexpr int64_t kTilePixels = kTileRows * kTileColumns;
 
 template <class Sum>
 struct Work {
-    AffinityShape shape;
+    PairShape shape;
     Surroundings around;
     int threads;
     // a thread, each:
@@ -43,8 +43,11 @@ struct Work {
 
 // Cuts the workspace; over a null Carver it only measures.
 template <class Sum>
-Work<Sum> plan(const AffinityShape& shape, bool backward, const Context& context, Carver* carver) {
-    Work<Sum> work{shape, Surroundings(shape.radius, backward), context.threads, nullptr, nullptr, 0, 0};
+Work<Sum> plan(const PairShape& shape, bool backward, const Context& context, Carver* carver) {
+    Work<Sum> work{};
+    work.shape = shape;
+    work.around = Surroundings(shape.radius, backward);
+    work.threads = context.threads;
     work.copy_size = (backward ? kGroup : kSlice) * work.around.size();
     work.value_size = (backward ? 2 : 1) * shape.offsets() * kTilePixels;
     work.copies = carver->take<Sum>(context.threads * work.copy_size);
@@ -61,7 +64,8 @@ struct Strip {
 std::vector<Strip> make_strips(int radius) {
     std::vector<Strip> strips;
     for (int dx = 1 - radius; dx < radius; ++dx) {
-        Strip strip{dx, 0, 0, {}};
+        Strip strip{};
+        strip.dx = dx;
         for_each_pair_offset(radius, [&](int64_t plane, PairOffset offset) {
             if (offset.dx != dx) return;
             if (strip.count == kStripRows) {
@@ -80,7 +84,7 @@ std::vector<Strip> make_strips(int radius) {
 #include "common/simd_foreach.h"
 
 template <class T>
-void forward(const AffinityShape& shape, const View& feature, const View& out, const View& workspace, const Context& context) {
+void forward_typed(const PairShape& shape, const View& feature, const View& out, const View& workspace, const Context& context) {
     using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const Work<Sum> work = plan<Sum>(shape, false, context, &carver);
@@ -88,8 +92,8 @@ void forward(const AffinityShape& shape, const View& feature, const View& out, c
 }
 
 template <class T>
-void backward(const AffinityShape& shape, const View& grad, const View& feature, const View& out, const View& grad_feature,
-              const View& workspace, const Context& context) {
+void backward_typed(const PairShape& shape, const View& grad, const View& feature, const View& out, const View& grad_feature,
+                    const View& workspace, const Context& context) {
     using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const Work<Sum> work = plan<Sum>(shape, true, context, &carver);
@@ -97,29 +101,28 @@ void backward(const AffinityShape& shape, const View& grad, const View& feature,
     (work, Strided<T>(grad), Strided<T>(feature), Strided<T>(out), grad_feature.as<T>());
 }
 
-int64_t workspace_bytes(const AffinityShape& shape, DType dtype, bool backward, const Context& context) {
+int64_t workspace_bytes(const PairShape& shape, DType dtype, bool backward, const Context& context) {
     return planned_bytes(dtype, [&](auto sum, Carver* carver) { plan<decltype(sum)>(shape, backward, context, carver); });
 }
 
 }  // namespace
 
-int64_t affinity_forward_workspace_cpu(const AffinityShape& shape, DType dtype, const Context& context) {
+int64_t forward_workspace_cpu(const PairShape& shape, DType dtype, const Context& context) {
     return workspace_bytes(shape, dtype, false, context);
 }
 
-int64_t affinity_backward_workspace_cpu(const AffinityShape& shape, DType dtype, const Context& context) {
+int64_t backward_workspace_cpu(const PairShape& shape, DType dtype, const Context& context) {
     return workspace_bytes(shape, dtype, true, context);
 }
 
-void affinity_forward_cpu(const AffinityShape& shape, const View& feature, const View& out, const View& workspace,
-                          const Context& context) {
-    with_type(feature.dtype, [&](auto type) { forward<decltype(type)>(shape, feature, out, workspace, context); });
+void forward_cpu(const PairShape& shape, const View& feature, const View& out, const View& workspace, const Context& context) {
+    with_type(feature.dtype, [&](auto type) { forward_typed<decltype(type)>(shape, feature, out, workspace, context); });
 }
 
-void affinity_backward_cpu(const AffinityShape& shape, const View& grad, const View& feature, const View& out,
-                           const View& grad_feature, const View& workspace, const Context& context) {
+void backward_cpu(const PairShape& shape, const View& grad, const View& feature, const View& out, const View& grad_feature,
+                  const View& workspace, const Context& context) {
     with_type(feature.dtype,
-              [&](auto type) { backward<decltype(type)>(shape, grad, feature, out, grad_feature, workspace, context); });
+              [&](auto type) { backward_typed<decltype(type)>(shape, grad, feature, out, grad_feature, workspace, context); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::affinity

@@ -33,7 +33,7 @@ void add_strip(const Sum* source, int64_t dy, int64_t dx, int64_t channels, int6
 
 template <class T, class Sum>
 void run_forward(const Work<Sum>& work, const std::vector<Strip>& strips, const Strided<T>& feature, T* out) {
-    const AffinityShape& shape = work.shape;
+    const PairShape& shape = work.shape;
     const Surroundings& around = work.around;
     const Sum share = Sum(1) / static_cast<Sum>(std::max<int64_t>(shape.c, 1));
     parallel_for(tile_count(shape), work.threads, [&](int64_t task, int worker) {
@@ -77,7 +77,7 @@ void run_forward(const Work<Sum>& work, const std::vector<Strip>& strips, const 
 // weights[e][0][p] = w of the pair p, p + o; weights[e][1][p] = w of the pair p - o, p; 0 where there is none.
 template <class T, class Sum>
 void form_weights(const Work<Sum>& work, const Strided<T>& grad, const Strided<T>& out, const Tile& tile, Sum* weights) {
-    const AffinityShape& shape = work.shape;
+    const PairShape& shape = work.shape;
     const Sum share = Sum(-1) / static_cast<Sum>(shape.c);
     std::memset(weights, 0, sizeof(Sum) * work.value_size);
     for_each_pair_offset(shape.radius, [&](int64_t plane, PairOffset offset) {
@@ -123,7 +123,7 @@ void run_backward(const Work<Sum>& work, const Strided<T>& grad, const Strided<T
                   T* grad_feature) {
     constexpr int kChannels = WSSS_SIMD_ROWS;
     static_assert(kGroup % kChannels == 0);
-    const AffinityShape& shape = work.shape;
+    const PairShape& shape = work.shape;
     const Surroundings& around = work.around;
     std::vector<int64_t> steps;
     for_each_pair_offset(shape.radius, [&](int64_t, PairOffset offset) {

@@ -9,14 +9,13 @@
 // parts in order and takes the exponential.
 //
 // Memory: one plane set a split (float32) where channels are split. Deterministic: no atomics, and the cut depends on the shape
-// alone. Estimate for an H200, 56 x 56 with 448 channels: 126 blocks of 50 channels, 169 shared loads a channel and block, 5 us,
-// and 2 us for the parts (3.8 MB, in the L2 cache). Never run on a GPU.
+// alone.
 #include <algorithm>
 #include <cmath>
 
-#include "affinity/affinity_tile.cuh"
+#include "common/pair_tile.cuh"
 
-namespace wsss {
+namespace wsss::affinity {
 namespace {
 
 constexpr int kRows = 8;
@@ -63,6 +62,7 @@ constexpr Strip strip_at(int radius, int index) {
 // The shared copy: lines of 32 columns, [channel][row][lines a row].
 struct Copy {
     int rows, lines_a_row, channels;
+    Copy() = default;
     explicit Copy(int radius)
         : rows(kRows + radius - 1), lines_a_row((kTileColumns + 2 * (radius - 1) + 31) / 32), channels(kLines / lines()) {}
     __host__ __device__ int lines() const { return rows * lines_a_row; }  // a channel
@@ -72,7 +72,7 @@ struct Copy {
 template <class T>
 struct ForwardArguments {
     Strided<T> feature;
-    Tiles tiles;
+    PixelTiles tiles;
     Copy copy;
     T* out;
     float* parts;  // [splits][N][E][H][W]; null: one split, which writes `out`
@@ -183,7 +183,7 @@ template <class T>
 struct FinishArguments {
     const float* parts;
     T* out;
-    Tiles tiles;
+    PixelTiles tiles;
     int64_t count, splits, offsets, channels;  // count: elements of `out`
     int radius;
 };
@@ -199,51 +199,62 @@ __global__ void __launch_bounds__(kFinishThreads) affinity_finish_kernel(FinishA
     g.out[at] = from_float<T>(g.tiles.inside(y + offset.dy, x + offset.dx) ? affinity_of(sum, g.channels) : 0.0f);
 }
 
-int64_t groups_of(const AffinityShape& shape) {
+int64_t groups_of(const PairShape& shape) {
     return ceil_div(strip_count(shape.radius), kWarps);
 }
 
-int64_t splits_of(const AffinityShape& shape) {
-    const int64_t blocks = Tiles(shape, kRows).count(shape.n) * groups_of(shape);
+int64_t splits_of(const PairShape& shape) {
+    const int64_t blocks = PixelTiles(shape, kRows).count(shape.n) * groups_of(shape);
     return std::max<int64_t>(1, std::min(kProcessors / std::max<int64_t>(blocks, 1), shape.c / kLeastChannels));
 }
 
 template <class T>
-void run_forward(const AffinityShape& shape, const View& feature, const View& out, const View& workspace,
-                 const Context& context) {
-    const Tiles tiles(shape, kRows);
+void run_forward(const PairShape& shape, const View& feature, const View& out, const View& workspace, const Context& context) {
+    const PixelTiles tiles(shape, kRows);
     const int64_t wanted = splits_of(shape), channels_a_split = std::max<int64_t>(ceil_div(shape.c, wanted), 1);
     const int64_t splits = std::max<int64_t>(ceil_div(shape.c, channels_a_split), 1);
     Carver carver(workspace.data);
     float* const parts = splits > 1 ? carver.take<float>(splits * out.numel()) : nullptr;
-    const ForwardArguments<T> arguments{
-        Strided<T>(feature), tiles,       Copy(shape.radius), out.as<T>(), parts, shape.n, shape.c, shape.offsets(),
-        channels_a_split,    shape.radius};
-    const dim3 grid(static_cast<unsigned>(tiles.count(shape.n)), static_cast<unsigned>(groups_of(shape)),
+    ForwardArguments<T> arguments{};
+    arguments.feature = Strided<T>(feature);
+    arguments.tiles = tiles;
+    arguments.copy = Copy(shape.radius);
+    arguments.out = out.as<T>();
+    arguments.parts = parts;
+    arguments.n = shape.n;
+    arguments.channels = shape.c;
+    arguments.offsets = shape.offsets();
+    arguments.channels_a_split = channels_a_split;
+    arguments.radius = shape.radius;
+    const dim3 grid(grid_size("affinity", tiles.count(shape.n)), static_cast<unsigned>(groups_of(shape)),
                     static_cast<unsigned>(splits));
     launch("affinity", affinity_kernel<T>, grid, dim3(kThreads), 0, stream_of(context), arguments);
     if (!parts) return;
-    const FinishArguments<T> finish{parts, out.as<T>(), tiles, out.numel(), splits, shape.offsets(), shape.c, shape.radius};
-    launch("affinity", affinity_finish_kernel<T>, dim3(static_cast<unsigned>(ceil_div(out.numel(), kFinishThreads))),
+    FinishArguments<T> finish{};
+    finish.parts = parts;
+    finish.out = out.as<T>();
+    finish.tiles = tiles;
+    finish.count = out.numel();
+    finish.splits = splits;
+    finish.offsets = shape.offsets();
+    finish.channels = shape.c;
+    finish.radius = shape.radius;
+    launch("affinity", affinity_finish_kernel<T>, dim3(grid_size("affinity", ceil_div(out.numel(), kFinishThreads))),
            dim3(kFinishThreads), 0, stream_of(context), finish);
 }
 
 }  // namespace
 
-int64_t affinity_forward_workspace_cuda(const AffinityShape& shape, DType, const Context&) {
+int64_t forward_workspace_cuda(const PairShape& shape, DType, const Context&) {
     const int64_t splits = splits_of(shape);
     Carver measure;
     if (splits > 1) measure.take<float>(splits * shape.n * shape.offsets() * shape.pixels());
     return measure.used();
 }
 
-void affinity_forward_cuda(const AffinityShape& shape, const View& feature, const View& out, const View& workspace,
-                           const Context& context) {
+void forward_cuda(const PairShape& shape, const View& feature, const View& out, const View& workspace, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    auto run = feature.dtype == DType::kFloat16    ? run_forward<f16>
-               : feature.dtype == DType::kBFloat16 ? run_forward<bf16>
-                                                   : run_forward<float>;
-    run(shape, feature, out, workspace, context);
+    with_device_type(feature.dtype, [&](auto type) { run_forward<decltype(type)>(shape, feature, out, workspace, context); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::affinity

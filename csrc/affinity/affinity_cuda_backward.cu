@@ -6,13 +6,12 @@
 // shared memory for 16 channels, a thread has one pixel and its 16 sums, and each weight serves all of them. A pixel visits the
 // pairs it begins and those it ends, so nothing is added atomically.
 //
-// Memory: the weights, one plane set in float32. Deterministic. Estimate for an H200, 56 x 56 with 448 channels: 95 M shared
-// loads and 0.4 G instructions, 15 to 20 us. Never run on a GPU.
+// Memory: the weights, one plane set in float32. Deterministic.
 #include <algorithm>
 
-#include "affinity/affinity_tile.cuh"
+#include "common/pair_tile.cuh"
 
-namespace wsss {
+namespace wsss::affinity {
 namespace {
 
 constexpr int kRows = 8;
@@ -25,7 +24,7 @@ struct WeightArguments {
     Strided<T> grad;
     const T* out;
     float* weights;  // [N][E][H][W]
-    Tiles tiles;
+    PixelTiles tiles;
     int64_t count, offsets, channels;
     int radius;
 };
@@ -50,7 +49,7 @@ struct GatherArguments {
     Strided<T> feature;
     const float* weights;
     T* gradient;  // [N][C][H][W]
-    Tiles tiles;
+    PixelTiles tiles;
     int64_t channels, offsets;
     int radius;
 };
@@ -117,27 +116,40 @@ __global__ void __launch_bounds__(kThreads) affinity_gather_kernel(GatherArgumen
 }
 
 template <class T, int kChannels>
-void run_gather(const AffinityShape& shape, const GatherArguments<T>& arguments, cudaStream_t stream) {
-    const dim3 grid(static_cast<unsigned>(arguments.tiles.count(shape.n)), static_cast<unsigned>(ceil_div(shape.c, kChannels)));
+void run_gather(const PairShape& shape, const GatherArguments<T>& arguments, cudaStream_t stream) {
+    const dim3 grid(grid_size("affinity", arguments.tiles.count(shape.n)), static_cast<unsigned>(ceil_div(shape.c, kChannels)));
     launch("affinity", affinity_gather_kernel<T, kChannels>, grid, dim3(kThreads),
            carve_bytes<float>(static_cast<size_t>(kChannels * copy_size(shape.radius))), stream, arguments);
 }
 
 template <class T>
-void run_backward(const AffinityShape& shape, const View& grad, const View& feature, const View& out, const View& grad_feature,
+void run_backward(const PairShape& shape, const View& grad, const View& feature, const View& out, const View& grad_feature,
                   const View& workspace, const Context& context) {
     Carver carver(workspace.data);
     float* const weights = carver.take<float>(out.numel());
-    const Tiles tiles(shape, kRows);
+    const PixelTiles tiles(shape, kRows);
     const cudaStream_t stream = stream_of(context);
     if (out.numel() > 0) {
-        const WeightArguments<T> arguments{Strided<T>(grad), out.as<const T>(), weights, tiles,
-                                           out.numel(),      shape.offsets(),   shape.c, shape.radius};
-        launch("affinity", affinity_weight_kernel<T>, dim3(static_cast<unsigned>(ceil_div(out.numel(), kThreads))),
+        WeightArguments<T> arguments{};
+        arguments.grad = Strided<T>(grad);
+        arguments.out = out.as<const T>();
+        arguments.weights = weights;
+        arguments.tiles = tiles;
+        arguments.count = out.numel();
+        arguments.offsets = shape.offsets();
+        arguments.channels = shape.c;
+        arguments.radius = shape.radius;
+        launch("affinity", affinity_weight_kernel<T>, dim3(grid_size("affinity", ceil_div(out.numel(), kThreads))),
                dim3(kThreads), 0, stream, arguments);
     }
-    const GatherArguments<T> arguments{Strided<T>(feature), weights,     grad_feature.as<T>(), tiles, shape.c,
-                                       shape.offsets(),     shape.radius};
+    GatherArguments<T> arguments{};
+    arguments.feature = Strided<T>(feature);
+    arguments.weights = weights;
+    arguments.gradient = grad_feature.as<T>();
+    arguments.tiles = tiles;
+    arguments.channels = shape.c;
+    arguments.offsets = shape.offsets();
+    arguments.radius = shape.radius;
     if (kManyChannels * copy_size(shape.radius) <= kSharedFloats)
         run_gather<T, kManyChannels>(shape, arguments, stream);
     else
@@ -146,19 +158,18 @@ void run_backward(const AffinityShape& shape, const View& grad, const View& feat
 
 }  // namespace
 
-int64_t affinity_backward_workspace_cuda(const AffinityShape& shape, DType, const Context&) {
+int64_t backward_workspace_cuda(const PairShape& shape, DType, const Context&) {
     Carver measure;
     measure.take<float>(shape.n * shape.offsets() * shape.pixels());
     return measure.used();
 }
 
-void affinity_backward_cuda(const AffinityShape& shape, const View& grad, const View& feature, const View& out,
-                            const View& grad_feature, const View& workspace, const Context& context) {
+void backward_cuda(const PairShape& shape, const View& grad, const View& feature, const View& out, const View& grad_feature,
+                   const View& workspace, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    auto run = feature.dtype == DType::kFloat16    ? run_backward<f16>
-               : feature.dtype == DType::kBFloat16 ? run_backward<bf16>
-                                                   : run_backward<float>;
-    run(shape, grad, feature, out, grad_feature, workspace, context);
+    with_device_type(feature.dtype, [&](auto type) {
+        run_backward<decltype(type)>(shape, grad, feature, out, grad_feature, workspace, context);
+    });
 }
 
-}  // namespace wsss
+}  // namespace wsss::affinity

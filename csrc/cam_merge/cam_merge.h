@@ -1,8 +1,11 @@
 // CAM merge: class maps of several scales and flips become one map an image and class, normalised, at image size.
 //
-//     S   = clamp0(sum over maps k of upsample(unflip(map_k)))   or their mean; with relu_first each map is clamped too, on its
-//     grid out = scale * S / (max S + eps)                            or, minmax: scale * clamp0(S - min S - eps) / (max S - min
-//     S + eps)
+//     S   = clamp0(sum over maps k of upsample(unflip(map_k)))
+//     out = scale * S / (max S + eps)
+//
+// or, mean: the sum divided by the number of maps; relu_first: each map clamped too, on its grid; minmax:
+//
+//     out = scale * clamp0(S - min S - eps) / (max S - min S + eps)
 //
 // with max and min over the pixels of an image and class. Classes that are not present are 0 and are not computed. With a
 // background, channel 0 is (1 - max over classes of out)^alpha and the classes follow. uint8 holds round(255 out), half to even.
@@ -22,11 +25,11 @@
 #include "common/dispatch.h"
 #include "common/view.h"
 
-namespace wsss {
+namespace wsss::cam_merge {
 
-constexpr int kCamMaxMaps = 32;
+constexpr int kMaxMaps = 32;
 
-struct CamMergeSettings {
+struct Settings {
     bool mean = false;           // divide by the number of maps
     bool minmax = false;         // subtract the minimum too
     bool relu_first = false;     // clamp each map at 0 before it is upsampled
@@ -39,20 +42,20 @@ struct CamMergeSettings {
     int taps() const { return cubic ? 4 : 2; }
 };
 
-struct CamMergeShape {
+struct Shape {
     int64_t n, c, h, w;  // of the output, without the background
     int64_t pixels() const { return h * w; }
     int64_t planes() const { return n * c; }
 };
 
 // Maps of one size, as indices into the list.
-struct CamGroup {
+struct SizeGroup {
     int64_t h, w;
     std::vector<int> maps;
 };
 
-inline std::vector<CamGroup> cam_groups(const std::vector<View>& maps) {
-    std::vector<CamGroup> groups;
+inline std::vector<SizeGroup> groups_of(const std::vector<View>& maps) {
+    std::vector<SizeGroup> groups;
     for (size_t k = 0; k < maps.size(); ++k) {
         size_t g = 0;
         while (g < groups.size() && (groups[g].h != maps[k].size[2] || groups[g].w != maps[k].size[3])) ++g;
@@ -63,38 +66,35 @@ inline std::vector<CamGroup> cam_groups(const std::vector<View>& maps) {
 }
 
 // Output pixel x lies at (x * step + start) / unit on a map's axis of `length` pixels: whole numbers, so exact.
-struct CamAxis {
+struct Sampling {
     int64_t step, start, unit;
 };
 
-inline CamAxis cam_axis(int64_t length, int64_t output, const CamMergeSettings& settings) {
+inline Sampling sampling_of(int64_t length, int64_t output, const Settings& settings) {
     const int64_t grid = (output + settings.multiple - 1) / settings.multiple * settings.multiple;
     if (settings.align_corners) return {grid > 1 ? length - 1 : 0, 0, grid > 1 ? grid - 1 : 1};
     return {2 * length, length - grid, 2 * grid};
 }
 
-int64_t cam_merge_workspace_cpu(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out,
-                                const Context& context);
-int64_t cam_merge_workspace_cuda(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out,
-                                 const Context& context);
-void cam_merge_run_cpu(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present,
-                       const CamMergeSettings& settings, const View& out, const View& workspace, const Context& context);
-void cam_merge_run_cuda(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present,
-                        const CamMergeSettings& settings, const View& out, const View& workspace, const Context& context);
+int64_t workspace_cpu(const std::vector<View>& maps, const Settings& settings, const View& out, const Context& context);
+int64_t workspace_cuda(const std::vector<View>& maps, const Settings& settings, const View& out, const Context& context);
+void run_cpu(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present, const Settings& settings,
+             const View& out, const View& workspace, const Context& context);
+void run_cuda(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present, const Settings& settings,
+              const View& out, const View& workspace, const Context& context);
 
-inline CamMergeShape cam_merge_shape(const CamMergeSettings& settings, const View& out) {
+inline Shape shape_of(const Settings& settings, const View& out) {
     return {out.size[0], out.size[1] - settings.background, out.size[2], out.size[3]};
 }
 
 // ---- The functions to call: checked, on either device --------------------------------------------------------------------
 
-inline void check_cam_merge_inputs(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out,
-                                   const Context& context) {
+inline void check_inputs(const std::vector<View>& maps, const Settings& settings, const View& out, const Context& context) {
     const bool cpu = context.device.kind == DeviceKind::kCpu;
-    if (maps.empty() || maps.size() > kCamMaxMaps)
-        fail("cam_merge", "maps", "hold 1 to " + std::to_string(kCamMaxMaps) + " maps", std::to_string(maps.size()));
+    if (maps.empty() || maps.size() > kMaxMaps)
+        fail("cam_merge", "maps", "hold 1 to " + std::to_string(kMaxMaps) + " maps", std::to_string(maps.size()));
     check_ndim("cam_merge", "out", out, 4, "[N, C, H, W]");
-    const CamMergeShape shape = cam_merge_shape(settings, out);
+    const Shape shape = shape_of(settings, out);
     constexpr int64_t kLongest = int64_t{1} << 30;
     if (shape.c < 0 || shape.h < 1 || shape.w < 1 || shape.h > kLongest || shape.w > kLongest)
         fail("cam_merge", "out", "have 1 to 2^30 rows and columns, and a channel for the background", out.shape());
@@ -122,21 +122,20 @@ inline void check_cam_merge_inputs(const std::vector<View>& maps, const CamMerge
     checked_product("cam_merge", "out", {shape.n, shape.c + 2, shape.h + 64, shape.w + 64, 64});
 }
 
-inline int64_t cam_merge_workspace(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out,
-                                   const Context& context) {
-    check_cam_merge_inputs(maps, settings, out, context);
-    return WSSS_RUN(cam_merge, workspace, context, maps, settings, out, context);
+inline int64_t workspace(const std::vector<View>& maps, const Settings& settings, const View& out, const Context& context) {
+    check_inputs(maps, settings, out, context);
+    return WSSS_RUN("cam_merge", workspace, context, maps, settings, out, context);
 }
 
-inline void cam_merge(const std::vector<View>& maps,     // [N, C, h_k, w_k] each, any strides
-                      const std::vector<bool>& flipped,  // one a map: it is mirrored left to right
-                      const View& present,               // [N, C] bool, contiguous; null: all are
-                      const CamMergeSettings& settings,
-                      // outputs
-                      const View& out,  // [N, C, H, W] or, with a background, [N, 1 + C, H, W], contiguous
-                      const View& workspace, const Context& context) {
-    check_cam_merge_inputs(maps, settings, out, context);
-    const CamMergeShape shape = cam_merge_shape(settings, out);
+inline void run(const std::vector<View>& maps,     // [N, C, h_k, w_k] each, any strides
+                const std::vector<bool>& flipped,  // one a map: it is mirrored left to right
+                const View& present,               // [N, C] bool, contiguous; null: all are
+                const Settings& settings,
+                // outputs
+                const View& out,  // [N, C, H, W] or, with a background, [N, 1 + C, H, W], contiguous
+                const View& workspace, const Context& context) {
+    check_inputs(maps, settings, out, context);
+    const Shape shape = shape_of(settings, out);
     if (flipped.size() != maps.size())
         fail("cam_merge", "flipped", "have one entry a map (" + std::to_string(maps.size()) + ")",
              std::to_string(flipped.size()));
@@ -147,8 +146,8 @@ inline void cam_merge(const std::vector<View>& maps,     // [N, C, h_k, w_k] eac
         check_device("cam_merge", "present", present, context);
     }
     if (out.numel() == 0) return;
-    check_workspace("cam_merge", workspace, WSSS_RUN(cam_merge, workspace, context, maps, settings, out, context));
-    WSSS_RUN(cam_merge, run, context, maps, flipped, present, settings, out, workspace, context);
+    check_workspace("cam_merge", workspace, WSSS_RUN("cam_merge", workspace, context, maps, settings, out, context));
+    WSSS_RUN("cam_merge", run, context, maps, flipped, present, settings, out, workspace, context);
 }
 
-}  // namespace wsss
+}  // namespace wsss::cam_merge

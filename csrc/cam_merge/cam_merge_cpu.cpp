@@ -19,7 +19,7 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 
-namespace wsss {
+namespace wsss::cam_merge {
 namespace {
 
 constexpr int64_t kPitch = 64;   // rows are padded to a multiple of this many values: four vectors of the widest kind
@@ -56,14 +56,14 @@ struct Scratch {
 
 template <class Sum>
 struct Work {
-    CamMergeShape shape;
-    CamMergeSettings settings;
+    Shape shape;
+    Settings settings;
     const View* maps;
     const std::vector<bool>* flipped;
     const bool* present;
     View out;
     int64_t pitch, longest_row;
-    std::vector<CamGroup> sizes;
+    std::vector<SizeGroup> sizes;
     std::vector<Group<Sum>> groups;
     std::vector<Scratch<Sum>> workers;
 
@@ -92,7 +92,7 @@ void tap_weights(double t, bool cubic, double* weight) {
 }
 
 // The source pixel of the first tap of an output pixel, and the weights of all.
-int64_t read_at(const CamAxis& axis, int64_t x, bool cubic, double* weight) {
+int64_t read_at(const Sampling& axis, int64_t x, bool cubic, double* weight) {
     int64_t place = x * axis.step + axis.start;
     if (!cubic) place = std::max<int64_t>(place, 0);
     const int64_t below = place >= 0 ? place / axis.unit : -((axis.unit - 1 - place) / axis.unit);
@@ -105,7 +105,7 @@ void fill_tables(const Work<Sum>& work, Group<Sum>* group) {
     const bool cubic = work.settings.cubic;
     const int taps = work.taps();
     double weight[kMostTaps];
-    const CamAxis across = cam_axis(group->w, work.shape.w, work.settings);
+    const Sampling across = sampling_of(group->w, work.shape.w, work.settings);
     group->run_count = 0;
     for (int64_t x = 0; x < work.ring_row(); ++x) {
         const int64_t source = read_at(across, std::min(x, work.shape.w - 1), cubic, weight);  // padding repeats the last pixel
@@ -114,7 +114,7 @@ void fill_tables(const Work<Sum>& work, Group<Sum>* group) {
         for (int t = 0; t < taps; ++t) group->across[t * work.ring_row() + x] = static_cast<Sum>(weight[t]);
     }
     group->runs[group->run_count] = {work.pitch, 0};
-    const CamAxis down = cam_axis(group->h, work.shape.h, work.settings);
+    const Sampling down = sampling_of(group->h, work.shape.h, work.settings);
     const double share = work.settings.mean ? 1.0 / static_cast<double>(work.flipped->size()) : 1.0;
     for (int64_t y = 0; y < work.shape.h; ++y) {
         group->first[y] = read_at(down, y, cubic, weight);
@@ -124,16 +124,15 @@ void fill_tables(const Work<Sum>& work, Group<Sum>* group) {
 
 // Cuts the workspace; over a null Carver it only measures.
 template <class Sum>
-Work<Sum> plan(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out, const Context& context,
-               Carver* carver) {
+Work<Sum> plan(const std::vector<View>& maps, const Settings& settings, const View& out, const Context& context, Carver* carver) {
     Work<Sum> work{};
-    work.shape = cam_merge_shape(settings, out);
+    work.shape = shape_of(settings, out);
     work.settings = settings;
     work.maps = maps.data();
     work.out = out;
     work.pitch = round_up(work.shape.w, kPitch);
-    work.sizes = cam_groups(maps);
-    for (const CamGroup& size : work.sizes) {
+    work.sizes = groups_of(maps);
+    for (const SizeGroup& size : work.sizes) {
         Group<Sum> group{};
         group.h = size.h;
         group.w = size.w;
@@ -157,8 +156,8 @@ Work<Sum> plan(const std::vector<View>& maps, const CamMergeSettings& settings, 
 }
 
 template <class T>
-void run(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present, const CamMergeSettings& settings,
-         const View& out, const View& workspace, const Context& context) {
+void run_typed(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present, const Settings& settings,
+               const View& out, const View& workspace, const Context& context) {
     using Sum = SumOf<T>;
     Carver carver(workspace.data);
     Work<Sum> work = plan<Sum>(maps, settings, out, context, &carver);
@@ -177,15 +176,15 @@ void run(const std::vector<View>& maps, const std::vector<bool>& flipped, const 
 
 }  // namespace
 
-int64_t cam_merge_workspace_cpu(const std::vector<View>& maps, const CamMergeSettings& settings, const View& out,
-                                const Context& context) {
+int64_t workspace_cpu(const std::vector<View>& maps, const Settings& settings, const View& out, const Context& context) {
     return planned_bytes(maps[0].dtype,
                          [&](auto sum, Carver* carver) { plan<decltype(sum)>(maps, settings, out, context, carver); });
 }
 
-void cam_merge_run_cpu(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present,
-                       const CamMergeSettings& settings, const View& out, const View& workspace, const Context& context) {
-    with_type(maps[0].dtype, [&](auto type) { run<decltype(type)>(maps, flipped, present, settings, out, workspace, context); });
+void run_cpu(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present, const Settings& settings,
+             const View& out, const View& workspace, const Context& context) {
+    with_type(maps[0].dtype,
+              [&](auto type) { run_typed<decltype(type)>(maps, flipped, present, settings, out, workspace, context); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::cam_merge

@@ -74,10 +74,10 @@ void blend(const Sum* const* rows, const Sum* weights, int count, int64_t pitch,
 // The merged plane of a class, not normalised, to scratch.plane.
 template <class T, int kTaps, class Sum>
 Range<Sum> merge_plane(const Work<Sum>& work, const Scratch<Sum>& scratch, int64_t n, int64_t c) {
-    constexpr int kMostRows = kCamMaxMaps * kTaps;
+    constexpr int kMostRows = kMaxMaps * kTaps;
     const Sum* rows[kMostRows];
     Sum weights[kMostRows];
-    int64_t filled[kCamMaxMaps];  // source rows below this are, or were, in the ring
+    int64_t filled[kMaxMaps];  // source rows below this are, or were, in the ring
     for (int64_t& next : filled) next = -kBorder;
     Vec<Bits<Sum>> top = {};
     Vec<Sum> low = Vec<Sum>{} + std::numeric_limits<Sum>::infinity();
@@ -148,7 +148,7 @@ void store_result(const Work<Sum>& work, const Sum* from, int64_t n, int64_t cha
 template <class T, class Sum>
 void merge_class(const Work<Sum>& work, const Scratch<Sum>& scratch, int64_t n, int64_t c) {
     using V = Vec<Sum>;
-    const CamMergeSettings& settings = work.settings;
+    const Settings& settings = work.settings;
     const View& out = work.out;
     const int64_t channel = c + settings.background;
     if (work.present && !work.present[n * work.shape.c + c]) {

@@ -3,15 +3,11 @@
 //
 // Memory: greatest and least value of each merge block, at most kMostSlots a plane; the merged planes in float32 where the output
 // is of another type (else they stand in the output until they are scaled, in L2 as a rule). Deterministic: no atomics.
-//
-// Estimate for an H200, 8 maps, 20 classes, 375 x 500: merge 5 us (30 to 40 instructions a pixel), scale 5 us (15 MB from L2, 15
-// MB written); 3 present classes: 6 us, mostly latency and zeros. Never run on a GPU.
 #include "cam_merge/cam_merge.h"
 #include "cam_merge/merge.cuh"
 #include "common/workspace.h"
 
-namespace wsss {
-namespace cam {
+namespace wsss::cam_merge {
 
 constexpr int kScaleThreads = 256;
 constexpr int kScaleWarps = kScaleThreads / 32;
@@ -106,7 +102,7 @@ __global__ void __launch_bounds__(kScaleThreads) cam_merge_scale_kernel(ScaleArg
 }
 
 struct Plan {
-    CamMergeShape shape;
+    Shape shape;
     int64_t tiles_across, tiles, slots;
     bool in_place;  // the merged planes stand in the output
     float* merged;
@@ -114,9 +110,9 @@ struct Plan {
 };
 
 // Cuts the workspace; over a null Carver it only measures.
-Plan plan(const CamMergeSettings& settings, const View& out, Carver* carver) {
+Plan plan(const Settings& settings, const View& out, Carver* carver) {
     Plan p;
-    p.shape = cam_merge_shape(settings, out);
+    p.shape = shape_of(settings, out);
     p.tiles_across = ceil_div(p.shape.w, kTileWidth);
     p.tiles = p.tiles_across * ceil_div(p.shape.h, kRows);
     p.slots = p.tiles < kMostSlots ? p.tiles : kMostSlots;
@@ -133,13 +129,13 @@ unsigned blocks(int64_t count) {
 }
 
 template <class T>
-void merge(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present, const CamMergeSettings& settings,
+void merge(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present, const Settings& settings,
            const View& out, const Plan& p, cudaStream_t stream) {
     MergeArguments<T> a{};
     int next = 0;
-    for (const CamGroup& size : cam_groups(maps)) {
+    for (const SizeGroup& size : groups_of(maps)) {
         Group& group = a.groups[a.group_count++];
-        const CamAxis across = cam_axis(size.w, p.shape.w, settings), down = cam_axis(size.h, p.shape.h, settings);
+        const Sampling across = sampling_of(size.w, p.shape.w, settings), down = sampling_of(size.h, p.shape.h, settings);
         group.h = static_cast<int>(size.h);
         group.w = static_cast<int>(size.w);
         group.across = {across.step, across.start};
@@ -149,9 +145,9 @@ void merge(const std::vector<View>& maps, const std::vector<bool>& flipped, cons
         group.first_map = next;
         group.map_count = static_cast<int>(size.maps.size());
         for (const int k : size.maps) {
-            const View& map = maps[static_cast<size_t>(k)];
-            const auto& stride = map.stride;
-            a.maps[next++] = {map.as<const T>(), stride[0], stride[1], stride[2], stride[3], flipped[static_cast<size_t>(k)]};
+            Map<T>& map = a.maps[next++];
+            map.pixels = Strided<T>(maps[static_cast<size_t>(k)]);
+            map.flipped = flipped[static_cast<size_t>(k)];
         }
     }
     a.relu_first = settings.relu_first;
@@ -177,7 +173,7 @@ void merge(const std::vector<View>& maps, const std::vector<bool>& flipped, cons
 }
 
 template <class O>
-void scale(const View& present, const CamMergeSettings& settings, const View& out, const Plan& p, cudaStream_t stream) {
+void scale(const View& present, const Settings& settings, const View& out, const Plan& p, cudaStream_t stream) {
     ScaleArguments<O> a{};
     const int64_t pixels = p.shape.pixels();
     a.out = out.as<O>();
@@ -201,29 +197,25 @@ void scale(const View& present, const CamMergeSettings& settings, const View& ou
         launch("cam_merge", cam_merge_scale_kernel<O, false>, grid, dim3(kScaleThreads), 0, stream, a);
 }
 
-}  // namespace cam
-
-int64_t cam_merge_workspace_cuda(const std::vector<View>&, const CamMergeSettings& settings, const View& out, const Context&) {
+int64_t workspace_cuda(const std::vector<View>&, const Settings& settings, const View& out, const Context&) {
     Carver measure;
-    cam::plan(settings, out, &measure);
+    plan(settings, out, &measure);
     return measure.used();
 }
 
-void cam_merge_run_cuda(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present,
-                        const CamMergeSettings& settings, const View& out, const View& workspace, const Context& context) {
+void run_cuda(const std::vector<View>& maps, const std::vector<bool>& flipped, const View& present, const Settings& settings,
+              const View& out, const View& workspace, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    const auto stream = static_cast<cudaStream_t>(context.stream);
+    const auto stream = stream_of(context);
     Carver carver(workspace.data);
-    const cam::Plan p = cam::plan(settings, out, &carver);
-    auto merge = maps[0].dtype == DType::kFloat16    ? cam::merge<f16>
-                 : maps[0].dtype == DType::kBFloat16 ? cam::merge<bf16>
-                                                     : cam::merge<float>;
-    auto scale = out.dtype == DType::kFloat16    ? cam::scale<f16>
-                 : out.dtype == DType::kBFloat16 ? cam::scale<bf16>
-                 : out.dtype == DType::kUInt8    ? cam::scale<uint8_t>
-                                                 : cam::scale<float>;
-    if (p.shape.c > 0) merge(maps, flipped, present, settings, out, p, stream);
-    scale(present, settings, out, p, stream);
+    const Plan p = plan(settings, out, &carver);
+    if (p.shape.c > 0)
+        with_device_type(maps[0].dtype,
+                         [&](auto type) { merge<decltype(type)>(maps, flipped, present, settings, out, p, stream); });
+    if (out.dtype == DType::kUInt8)
+        scale<uint8_t>(present, settings, out, p, stream);
+    else
+        with_device_type(out.dtype, [&](auto type) { scale<decltype(type)>(present, settings, out, p, stream); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::cam_merge

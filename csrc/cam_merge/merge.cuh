@@ -10,9 +10,9 @@
 
 #include "cam_merge/cam_merge.h"
 #include "common/cuda.cuh"
+#include "common/strided.h"
 
-namespace wsss {
-namespace cam {
+namespace wsss::cam_merge {
 
 constexpr int kRows = 8;
 constexpr int kColumns = 2;
@@ -30,8 +30,7 @@ struct Unit {
 
 template <class T>
 struct Map {
-    const T* data;
-    int64_t n, c, y, x;  // strides
+    Strided<T> pixels;
     bool flipped;
 };
 
@@ -47,8 +46,8 @@ struct Range {
 
 template <class T>
 struct MergeArguments {
-    Map<T> maps[kCamMaxMaps];  // those of a group side by side
-    Group groups[kCamMaxMaps];
+    Map<T> maps[kMaxMaps];  // those of a group side by side
+    Group groups[kMaxMaps];
     int group_count;
     Unit across, down;
     bool relu_first;
@@ -123,13 +122,13 @@ __device__ __forceinline__ void read_row(const MergeArguments<T>& a, const Group
     for (int j = 0; j < kColumns; ++j) row[j] = 0;
     for (int k = group.first_map; k < group.first_map + group.map_count; ++k) {
         const Map<T>& map = a.maps[k];
-        const T* const from = map.data + n * map.n + c * map.c + y * map.y;
+        const T* const from = map.pixels.data + n * map.pixels.n + c * map.pixels.channel + y * map.pixels.y;
 #pragma unroll
         for (int j = 0; j < kColumns; ++j)
 #pragma unroll
             for (int t = 0; t < kTaps; ++t) {
                 const int x = map.flipped ? group.w - 1 - columns.index[j][t] : columns.index[j][t];
-                const float value = to_float(from[x * map.x]);
+                const float value = to_float(from[x * map.pixels.x]);
                 row[j] += columns.weight[j][t] * (a.relu_first && value < 0 ? 0.0f : value);
             }
     }
@@ -137,8 +136,8 @@ __device__ __forceinline__ void read_row(const MergeArguments<T>& a, const Group
 
 template <class T, int kTaps>
 __global__ void __launch_bounds__(kMergeThreads) cam_merge_merge_kernel(MergeArguments<T> a) {
-    WSSS_SHARED(first, int[kCamMaxMaps][kRows]);
-    WSSS_SHARED(weights, float[kCamMaxMaps][kRows][kTaps]);
+    WSSS_SHARED(first, int[kMaxMaps][kRows]);
+    WSSS_SHARED(weights, float[kMaxMaps][kRows][kTaps]);
     WSSS_SHARED(warp_ranges, Range[kMergeThreads / 32]);
     const int64_t plane = blockIdx.x / a.slots, slot = blockIdx.x % a.slots;
     const int64_t n = plane / a.classes, c = plane % a.classes, pixels = a.h * a.w;
@@ -229,5 +228,4 @@ __global__ void __launch_bounds__(kMergeThreads) cam_merge_merge_kernel(MergeArg
     a.ranges[plane * a.slots + slot] = {top, low};
 }
 
-}  // namespace cam
-}  // namespace wsss
+}  // namespace wsss::cam_merge

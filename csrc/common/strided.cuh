@@ -12,6 +12,7 @@ struct StridedPixels : Strided<T> {
     int64_t width;
     bool flat;  // rows follow each other, so that no division is needed
 
+    StridedPixels() = default;
     explicit StridedPixels(const View& view)
         : Strided<T>(view), width(view.size[3]), flat(view.size[2] == 1 || view.stride[2] == view.size[3] * view.stride[3]) {}
 

@@ -10,6 +10,7 @@ template <class T>
 struct Strided {
     const T* data;
     int64_t n, channel, y, x;  // strides, in elements
+    Strided() = default;
     explicit Strided(const View& view)
         : data(view.as<const T>()), n(view.stride[0]), channel(view.stride[1]), y(view.stride[2]), x(view.stride[3]) {}
 };

@@ -28,6 +28,14 @@ private:
     int64_t used_ = 0;
 };
 
+// Where a kernel begins in a workspace of any alignment, as 16-byte accesses ask for; such a workspace holds kStartAlignment
+// more.
+constexpr int64_t kStartAlignment = 256;
+inline void* aligned_start(void* workspace) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(workspace);
+    return reinterpret_cast<void*>((address + kStartAlignment - 1) / kStartAlignment * kStartAlignment);
+}
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }

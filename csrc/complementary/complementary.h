@@ -21,101 +21,96 @@
 #include "common/view.h"
 #include "complementary/draw.h"
 
-namespace wsss {
+namespace wsss::complementary {
 
-struct PairShape {
+struct Shape {
     int64_t n, c, h, w;
     int64_t pixels() const { return h * w; }
 };
 
-struct PairOptions {
+struct Options {
     std::vector<int64_t> grid;  // sides of cells, of which each image draws one; empty: segments are given
     double hide = 0.5;
-    PairRule rule = PairRule::kExact;
+    Rule rule = Rule::kExact;
     int64_t seed = 0;
 };
 
-struct PairOutputs {
+struct Outputs {
     View first, second;  // [N, C, H, W], contiguous
     View share;          // [N], contiguous float32
     View side;           // [N, H, W], contiguous uint8
 };
 
-int64_t complementary_pair_workspace_cpu(const PairShape& shape, const PairOptions& options, const Context& context);
-int64_t complementary_pair_workspace_cuda(const PairShape& shape, const PairOptions& options, const Context& context);
-void complementary_pair_cpu(const View& image, const View& segments, const PairOptions& options, const PairOutputs& outputs,
-                            const View& workspace, const Context& context);
-void complementary_pair_cuda(const View& image, const View& segments, const PairOptions& options, const PairOutputs& outputs,
-                             const View& workspace, const Context& context);
+int64_t workspace_cpu(const Shape& shape, const Options& options, const Context& context);
+int64_t workspace_cuda(const Shape& shape, const Options& options, const Context& context);
+void run_cpu(const View& image, const View& segments, const Options& options, const Outputs& outputs, const View& workspace,
+             const Context& context);
+void run_cuda(const View& image, const View& segments, const Options& options, const Outputs& outputs, const View& workspace,
+              const Context& context);
 
 // ---- The functions to call: checked, on either device --------------------------------------------------------------------
 
-constexpr const char* kPairName = "complementary_pair";
+constexpr const char* kName = "complementary_pair";
 
 [[noreturn]] inline void fail_labels(int64_t lowest, int64_t highest, int64_t pixels) {
-    fail(kPairName, "segments", "hold labels from -1 to H*W - 1 = " + std::to_string(pixels - 1),
+    fail(kName, "segments", "hold labels from -1 to H*W - 1 = " + std::to_string(pixels - 1),
          "labels from " + std::to_string(lowest) + " to " + std::to_string(highest), "number the segments of an image 0, 1, ...");
 }
 
-inline PairShape check_complementary_inputs(const View& image, const View& segments, const PairOptions& options,
-                                            const Context& context) {
-    check_ndim(kPairName, "image", image, 4, "[N, C, H, W]");
-    check_dtype(kPairName, "image", image, {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16, DType::kUInt8});
-    check_device(kPairName, "image", image, context);
-    const PairShape shape{image.size[0], image.size[1], image.size[2], image.size[3]};
+inline Shape check_inputs(const View& image, const View& segments, const Options& options, const Context& context) {
+    check_ndim(kName, "image", image, 4, "[N, C, H, W]");
+    check_dtype(kName, "image", image, {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16, DType::kUInt8});
+    check_device(kName, "image", image, context);
+    const Shape shape{image.size[0], image.size[1], image.size[2], image.size[3]};
     if (segments.ndim > 0) {
-        check_shape(kPairName, "segments", segments, {shape.n, shape.h, shape.w}, "[N, H, W]");
-        check_dtype(kPairName, "segments", segments, {DType::kInt32});
-        check_contiguous(kPairName, "segments", segments);
-        check_device(kPairName, "segments", segments, context);
+        check_shape(kName, "segments", segments, {shape.n, shape.h, shape.w}, "[N, H, W]");
+        check_dtype(kName, "segments", segments, {DType::kInt32});
+        check_contiguous(kName, "segments", segments);
+        check_device(kName, "segments", segments, context);
     }
     if ((segments.ndim > 0) != options.grid.empty())
-        fail(kPairName, "segments", "be given, or 'grid', and not both", segments.ndim > 0 ? "both" : "neither");
-    if (options.grid.size() > kPairMaxGrids)
-        fail(kPairName, "grid", "name at most " + std::to_string(kPairMaxGrids) + " sizes", std::to_string(options.grid.size()));
+        fail(kName, "segments", "be given, or 'grid', and not both", segments.ndim > 0 ? "both" : "neither");
+    if (options.grid.size() > kMaxGrids)
+        fail(kName, "grid", "name at most " + std::to_string(kMaxGrids) + " sizes", std::to_string(options.grid.size()));
     for (const int64_t side : options.grid)
         if (side < 1 || (shape.pixels() > 0 && side > shape.h && side > shape.w))
-            fail(kPairName, "grid", "be 1 or more and no larger than the image", std::to_string(side));
-    if (!(options.hide >= 0 && options.hide <= 1))
-        fail(kPairName, "hide", "be a number from 0 to 1", std::to_string(options.hide));
+            fail(kName, "grid", "be 1 or more and no larger than the image", std::to_string(side));
+    if (!(options.hide >= 0 && options.hide <= 1)) fail(kName, "hide", "be a number from 0 to 1", std::to_string(options.hide));
     const int rule = static_cast<int>(options.rule);
-    if (rule < 0 || rule > static_cast<int>(PairRule::kCode))
-        fail(kPairName, "rule", "be 0 (exact), 1 (paper) or 2 (code)", std::to_string(rule));
-    checked_product(kPairName, "image", {shape.n + 64, shape.c + 1, shape.h + 64, shape.w + 64, 64});
-    if (shape.pixels() >= (int64_t{1} << 31) - 4096)
-        fail(kPairName, "image", "have fewer than 2^31 - 4096 pixels", image.shape());
+    if (rule < 0 || rule > static_cast<int>(Rule::kCode))
+        fail(kName, "rule", "be 0 (exact), 1 (paper) or 2 (code)", std::to_string(rule));
+    checked_product(kName, "image", {shape.n + 64, shape.c + 1, shape.h + 64, shape.w + 64, 64});
+    if (shape.pixels() >= (int64_t{1} << 31) - 4096) fail(kName, "image", "have fewer than 2^31 - 4096 pixels", image.shape());
     return shape;
 }
 
-inline int64_t complementary_pair_workspace(const View& image, const View& segments, const PairOptions& options,
-                                            const Context& context) {
-    const PairShape shape = check_complementary_inputs(image, segments, options, context);
-    return WSSS_RUN(complementary, pair_workspace, context, shape, options, context);
+inline int64_t workspace(const View& image, const View& segments, const Options& options, const Context& context) {
+    const Shape shape = check_inputs(image, segments, options, context);
+    return WSSS_RUN(kName, workspace, context, shape, options, context);
 }
 
-inline void complementary_pair(const View& image,     // [N, C, H, W], any strides
-                               const View& segments,  // [N, H, W], contiguous int32; null for a grid
-                               const PairOptions& options, const PairOutputs& outputs, const View& workspace,
-                               const Context& context) {
-    const PairShape shape = check_complementary_inputs(image, segments, options, context);
+inline void run(const View& image,     // [N, C, H, W], any strides
+                const View& segments,  // [N, H, W], contiguous int32; null for a grid
+                const Options& options, const Outputs& outputs, const View& workspace, const Context& context) {
+    const Shape shape = check_inputs(image, segments, options, context);
     for (const View* view : {&outputs.first, &outputs.second}) {
         const char* argument = view == &outputs.first ? "first" : "second";
-        check_shape(kPairName, argument, *view, {shape.n, shape.c, shape.h, shape.w}, "[N, C, H, W]");
-        check_same_dtype(kPairName, argument, *view, "image", image);
-        check_contiguous(kPairName, argument, *view);
-        check_device(kPairName, argument, *view, context);
+        check_shape(kName, argument, *view, {shape.n, shape.c, shape.h, shape.w}, "[N, C, H, W]");
+        check_same_dtype(kName, argument, *view, "image", image);
+        check_contiguous(kName, argument, *view);
+        check_device(kName, argument, *view, context);
     }
-    check_shape(kPairName, "share", outputs.share, {shape.n}, "[N]");
-    check_dtype(kPairName, "share", outputs.share, {DType::kFloat32});
-    check_contiguous(kPairName, "share", outputs.share);
-    check_device(kPairName, "share", outputs.share, context);
-    check_shape(kPairName, "side", outputs.side, {shape.n, shape.h, shape.w}, "[N, H, W]");
-    check_dtype(kPairName, "side", outputs.side, {DType::kUInt8});
-    check_contiguous(kPairName, "side", outputs.side);
-    check_device(kPairName, "side", outputs.side, context);
+    check_shape(kName, "share", outputs.share, {shape.n}, "[N]");
+    check_dtype(kName, "share", outputs.share, {DType::kFloat32});
+    check_contiguous(kName, "share", outputs.share);
+    check_device(kName, "share", outputs.share, context);
+    check_shape(kName, "side", outputs.side, {shape.n, shape.h, shape.w}, "[N, H, W]");
+    check_dtype(kName, "side", outputs.side, {DType::kUInt8});
+    check_contiguous(kName, "side", outputs.side);
+    check_device(kName, "side", outputs.side, context);
     if (shape.n == 0) return;
-    check_workspace(kPairName, workspace, WSSS_RUN(complementary, pair_workspace, context, shape, options, context));
-    WSSS_RUN(complementary, pair, context, image, segments, options, outputs, workspace, context);
+    check_workspace(kName, workspace, WSSS_RUN(kName, workspace, context, shape, options, context));
+    WSSS_RUN(kName, run, context, image, segments, options, outputs, workspace, context);
 }
 
-}  // namespace wsss
+}  // namespace wsss::complementary

@@ -11,7 +11,7 @@
 #include "common/workspace.h"
 #include "complementary/complementary.h"
 
-namespace wsss {
+namespace wsss::complementary {
 namespace {
 
 constexpr int64_t kBlockPixels = 16384;
@@ -22,8 +22,8 @@ struct Block {
 };
 
 struct Work {
-    PairShape shape;
-    PairOptions options;
+    Shape shape;
+    Options options;
     int threads;
     int64_t rows, blocks;  // rows a block, blocks an image
     Block* block;          // [N][blocks]
@@ -34,11 +34,11 @@ struct Work {
     uint8_t* image_table(int64_t n) const { return table + n * (shape.pixels() + 1); }
     int64_t cell_side(int64_t n) const {
         const auto choices = static_cast<int64_t>(options.grid.size());
-        return options.grid[static_cast<size_t>(pair_grid_choice(pair_stream(options.seed, n), choices))];
+        return options.grid[static_cast<size_t>(grid_choice(random_stream(options.seed, n), choices))];
     }
 };
 
-Work plan(const PairShape& shape, const PairOptions& options, const Context& context, Carver* carver) {
+Work plan(const Shape& shape, const Options& options, const Context& context, Carver* carver) {
     Work work{};
     work.shape = shape;
     work.options = options;
@@ -89,8 +89,8 @@ void count_segments(const Work& work, const int32_t* segments) {
 }
 
 void draw(const Work& work, int64_t n, uint32_t* numbers) {
-    const PairStream stream = pair_stream(work.options.seed, n);
-    const PairRule rule = work.options.rule;
+    const RandomStream stream = random_stream(work.options.seed, n);
+    const Rule rule = work.options.rule;
     const double hide = work.options.hide;
     if (!work.options.grid.empty()) {
         const int64_t side = work.cell_side(n);
@@ -100,23 +100,23 @@ void draw(const Work& work, int64_t n, uint32_t* numbers) {
     uint8_t* const table = work.image_table(n);
     table[0] = 0;
     uint8_t* const sides = table + 1;
-    if (rule == PairRule::kCode && work.options.grid.empty()) {
+    if (rule == Rule::kCode && work.options.grid.empty()) {
         std::fill_n(sides, cells, uint8_t{1});
-        for (int64_t i = 0; i < pair_draws_with_replacement(hide, cells); ++i) {
-            const int64_t id = pair_choice(stream, i, cells + 1);
+        for (int64_t i = 0; i < draws_with_replacement(hide, cells); ++i) {
+            const int64_t id = choice_at(stream, i, cells + 1);
             if (id > 0) sides[id - 1] = 2;
         }
         return;
     }
-    for (int64_t k = 0; k < cells; ++k) numbers[k] = pair_number(stream, k);
+    for (int64_t k = 0; k < cells; ++k) numbers[k] = number_at(stream, k);
     uint64_t limit = 0;
-    if (rule != PairRule::kExact) {
-        limit = pair_limit(rule, hide);
-    } else if (const int64_t hidden = pair_hidden_cells(hide, cells); hidden > 0) {
+    if (rule != Rule::kExact) {
+        limit = limit_of(rule, hide);
+    } else if (const int64_t hidden = hidden_cells(hide, cells); hidden > 0) {
         std::nth_element(numbers, numbers + hidden - 1, numbers + cells);
         limit = uint64_t{numbers[hidden - 1]} + 1;
     }
-    for (int64_t k = 0; k < cells; ++k) sides[k] = pair_number(stream, k) < limit ? 2 : 1;
+    for (int64_t k = 0; k < cells; ++k) sides[k] = number_at(stream, k) < limit ? 2 : 1;
     work.drawn[n] = std::count(sides, sides + cells, uint8_t{2});
 }
 
@@ -145,7 +145,7 @@ void select_row(const Word* image, int64_t stride, const uint8_t* side, int64_t 
 }
 
 template <class Word>
-void write_pair(const Work& work, const View& image, const View& segments, const PairOutputs& outputs) {
+void write_pair(const Work& work, const View& image, const View& segments, const Outputs& outputs) {
     const int64_t c = work.shape.c, w = work.shape.w, pixels = work.shape.pixels();
     for_each_block(work, [&](int64_t n, Block& block, int64_t first, int64_t end) {
         block.visible = block.counted = 0;
@@ -170,7 +170,7 @@ void write_pair(const Work& work, const View& image, const View& segments, const
 }
 
 void write_shares(const Work& work, float* share) {
-    const bool in_cells = work.options.rule == PairRule::kCode && !work.options.grid.empty();
+    const bool in_cells = work.options.rule == Rule::kCode && !work.options.grid.empty();
     for (int64_t n = 0; n < work.shape.n; ++n) {
         int64_t visible = work.cells[n] - work.drawn[n], counted = work.cells[n];
         if (!in_cells) {
@@ -186,16 +186,16 @@ void write_shares(const Work& work, float* share) {
 
 }  // namespace
 
-int64_t complementary_pair_workspace_cpu(const PairShape& shape, const PairOptions& options, const Context& context) {
+int64_t workspace_cpu(const Shape& shape, const Options& options, const Context& context) {
     Carver measure;
     plan(shape, options, context, &measure);
     return measure.used();
 }
 
-void complementary_pair_cpu(const View& image, const View& segments, const PairOptions& options, const PairOutputs& outputs,
-                            const View& workspace, const Context& context) {
+void run_cpu(const View& image, const View& segments, const Options& options, const Outputs& outputs, const View& workspace,
+             const Context& context) {
     Carver carver(workspace.data);
-    const PairShape shape{image.size[0], image.size[1], image.size[2], image.size[3]};
+    const Shape shape{image.size[0], image.size[1], image.size[2], image.size[3]};
     const Work work = plan(shape, options, context, &carver);
     if (shape.pixels() == 0) {
         std::fill_n(outputs.share.as<float>(), shape.n, 0.0f);
@@ -219,4 +219,4 @@ void complementary_pair_cpu(const View& image, const View& segments, const PairO
     write_shares(work, outputs.share.as<float>());
 }
 
-}  // namespace wsss
+}  // namespace wsss::complementary

@@ -11,17 +11,15 @@
 //
 // Pixels are taken four at a time where planes are contiguous and aligned. Sums are integer atomics: no order shows.
 // Memory: 4 bytes a slice, 12 an image, P / 8 an image for the map.
-// Estimate for an H200, 448 x 448, 3 channels, float32: 0.8 MB of labels read twice, the second time from L2,
-// 2.4 MB of image read, 5 MB written: 2 us of memory traffic, and as much for two launches and the select.
-// Never run on a GPU.
 
 #include <algorithm>
 
 #include "common/cuda.cuh"
+#include "common/strided.h"
 #include "common/workspace.h"
 #include "complementary/complementary.h"
 
-namespace wsss {
+namespace wsss::complementary {
 namespace {
 
 constexpr int kThreads = 256;
@@ -35,14 +33,14 @@ struct Counters {
 };
 
 struct Grids {
-    int side[kPairMaxGrids];
+    int side[kMaxGrids];
     int count;
 };
 
 struct Task {
     const int32_t* segments;  // null for a grid
     Grids grids;
-    PairRule rule;
+    Rule rule;
     double hide;
     int64_t seed;
     int height, width, channels, slices;
@@ -54,14 +52,13 @@ struct Task {
     uint8_t* side;
 
     __host__ __device__ int pixels() const { return height * width; }
-    __host__ __device__ bool with_replacement() const { return rule == PairRule::kCode && grids.count == 0; }
-    __host__ __device__ bool counts_cells() const { return rule == PairRule::kCode && grids.count > 0; }
+    __host__ __device__ bool with_replacement() const { return rule == Rule::kCode && grids.count == 0; }
+    __host__ __device__ bool counts_cells() const { return rule == Rule::kCode && grids.count > 0; }
 };
 
 template <class Word>
 struct Planes {
-    const Word* image;
-    int64_t n, channel, y, x;  // strides
+    Strided<Word> image;
     Word *first, *second;
 };
 
@@ -120,28 +117,28 @@ __global__ void __launch_bounds__(kThreads) scatter_kernel(Task task) {
     uint32_t* const map = task.map + image * task.map_words;
     for (int64_t word = threadIdx.x; word * 32 < cells; word += kThreads) map[word] = 0;
     __syncthreads();
-    const PairStream stream = pair_stream(task.seed, image);
-    const int64_t draws = pair_draws_with_replacement(task.hide, cells);
+    const RandomStream stream = random_stream(task.seed, image);
+    const int64_t draws = draws_with_replacement(task.hide, cells);
     for (int64_t i = threadIdx.x; i < draws; i += kThreads) {
-        const int64_t id = pair_choice(stream, i, int64_t{cells} + 1) - 1;
+        const int64_t id = choice_at(stream, i, int64_t{cells} + 1) - 1;
         if (id >= 0) atomicOr(&map[id / 32], uint32_t{1} << (id % 32));
     }
 }
 
 // A limit with exactly `wanted` of the numbers 0 .. cells - 1 below it; the same in every thread of the block.
-__device__ uint64_t select_limit(PairStream stream, int cells, int64_t wanted) {
+__device__ uint64_t select_limit(RandomStream stream, int cells, int64_t wanted) {
     WSSS_SHARED(histogram, int[kDigits]);
     WSSS_SHARED(warp_sums, int[kThreads / 32]);
     WSSS_SHARED(chosen, int[3]);  // digit, numbers below it, numbers in it
     if (wanted <= 0) return 0;
-    if (wanted >= cells) return kPairNumbers;
+    if (wanted >= cells) return kNumbers;
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
     uint64_t prefix = 0;
     for (int shift = 32 - kDigitBits;; shift -= kDigitBits) {
         histogram[thread] = 0;
         __syncthreads();
         for (int64_t k = thread; k < cells; k += kThreads) {
-            const uint32_t number = pair_number(stream, k);
+            const uint32_t number = number_at(stream, k);
             if (uint64_t{number} >> (shift + kDigitBits) == prefix) atomicAdd(&histogram[(number >> shift) % kDigits], 1);
         }
         __syncthreads();
@@ -171,13 +168,13 @@ __device__ uint64_t select_limit(PairStream stream, int cells, int64_t wanted) {
 
 // 1 or 2: the image of the pair that shows a pixel; 0: neither.
 struct Sides {
-    PairStream stream;
+    RandomStream stream;
     uint64_t limit;
     const uint32_t* map;  // null: the limit decides
 
     __device__ __forceinline__ int of(int label) const {
         if (label < 0) return 0;
-        const bool drawn = map ? (map[label / 32] >> (label % 32)) & 1 : pair_number(stream, label) < limit;
+        const bool drawn = map ? (map[label / 32] >> (label % 32)) & 1 : number_at(stream, label) < limit;
         return drawn ? 2 : 1;
     }
 };
@@ -207,16 +204,16 @@ __global__ void __launch_bounds__(kThreads) pair_kernel(Task task, Planes<Word> 
     const Slice slice = slice_of_block(task);
     const int64_t image = slice.image;
     const int thread = static_cast<int>(threadIdx.x), pixels = task.pixels();
-    const PairStream stream = pair_stream(task.seed, image);
-    const int cell = task.grids.count > 0 ? task.grids.side[pair_grid_choice(stream, task.grids.count)] : 0;
+    const RandomStream stream = random_stream(task.seed, image);
+    const int cell = task.grids.count > 0 ? task.grids.side[grid_choice(stream, task.grids.count)] : 0;
     const int cells = count_cells(task, image, cell);
     Sides sides{stream, 0, nullptr};
     if (task.with_replacement())
         sides.map = task.map + image * task.map_words;
-    else if (task.rule == PairRule::kExact)
-        sides.limit = select_limit(stream, cells, pair_hidden_cells(task.hide, cells));
+    else if (task.rule == Rule::kExact)
+        sides.limit = select_limit(stream, cells, hidden_cells(task.hide, cells));
     else
-        sides.limit = pair_limit(task.rule, task.hide);
+        sides.limit = limit_of(task.rule, task.hide);
 
     int visible = 0, counted = 0;
     for (int64_t p = (int64_t{slice.index} * kThreads + thread) * kWide; p < pixels;
@@ -230,14 +227,14 @@ __global__ void __launch_bounds__(kThreads) pair_kernel(Task task, Planes<Word> 
             counted += side.word[i] != 0;
         }
         *reinterpret_cast<Pack<uint8_t, kWide>*>(task.side + image * pixels + p) = side;
-        const Word* source = planes.image + image * planes.n;
+        const Word* source = planes.image.data + image * planes.image.n;
         if constexpr (kWide == 1)
-            source += p / task.width * planes.y + p % task.width * planes.x;
+            source += p / task.width * planes.image.y + p % task.width * planes.image.x;
         else
             source += p;  // planes are contiguous
 #pragma unroll 3
         for (int channel = 0; channel < task.channels; ++channel) {
-            const auto value = *reinterpret_cast<const Pack<Word, kWide>*>(source + channel * planes.channel);
+            const auto value = *reinterpret_cast<const Pack<Word, kWide>*>(source + channel * planes.image.channel);
             Pack<Word, kWide> first, second;
             for (int i = 0; i < kWide; ++i) {
                 first.word[i] = side.word[i] == 1 ? value.word[i] : Word{0};
@@ -273,11 +270,11 @@ __global__ void __launch_bounds__(kThreads) pair_kernel(Task task, Planes<Word> 
     }
 }
 
-int slices_of(const PairShape& shape) {
+int slices_of(const Shape& shape) {
     return static_cast<int>(std::min(kMaxSlices, std::max<int64_t>(1, ceil_div(shape.pixels(), kSlicePixels))));
 }
 
-Task plan(const PairShape& shape, const PairOptions& options, Carver* carver) {
+Task plan(const Shape& shape, const Options& options, Carver* carver) {
     Task task{};
     for (const int64_t side : options.grid) task.grids.side[task.grids.count++] = static_cast<int>(side);
     task.rule = options.rule;
@@ -299,33 +296,35 @@ bool aligned(const void* pointer, int64_t bytes) {
 }
 
 template <class Word>
-void run(const Task& task, const View& image, const PairOutputs& outputs, dim3 grid, cudaStream_t stream) {
-    const Planes<Word> planes{image.as<const Word>(), image.stride[0],          image.stride[1],          image.stride[2],
-                              image.stride[3],        outputs.first.as<Word>(), outputs.second.as<Word>()};
+void write_pair(const Task& task, const View& image, const Outputs& outputs, dim3 grid, cudaStream_t stream) {
+    Planes<Word> planes{};
+    planes.image = Strided<Word>(image);
+    planes.first = outputs.first.as<Word>();
+    planes.second = outputs.second.as<Word>();
     constexpr int kWide = 4;
     constexpr int64_t kBytes = kWide * static_cast<int64_t>(sizeof(Word));
     const bool wide = task.pixels() % kWide == 0 && image.stride[3] == 1 && image.stride[2] == task.width &&
-                      image.stride[0] % kWide == 0 && image.stride[1] % kWide == 0 && aligned(planes.image, kBytes) &&
+                      image.stride[0] % kWide == 0 && image.stride[1] % kWide == 0 && aligned(planes.image.data, kBytes) &&
                       aligned(planes.first, kBytes) && aligned(planes.second, kBytes) &&
                       aligned(task.segments, kWide * static_cast<int64_t>(sizeof(int32_t))) && aligned(task.side, kWide);
-    launch(kPairName, wide ? pair_kernel<Word, kWide> : pair_kernel<Word, 1>, grid, dim3(kThreads), 0, stream, task, planes);
+    launch(kName, wide ? pair_kernel<Word, kWide> : pair_kernel<Word, 1>, grid, dim3(kThreads), 0, stream, task, planes);
 }
 
 }  // namespace
 
-int64_t complementary_pair_workspace_cuda(const PairShape& shape, const PairOptions& options, const Context&) {
+int64_t workspace_cuda(const Shape& shape, const Options& options, const Context&) {
     Carver measure;
     plan(shape, options, &measure);
     return measure.used();
 }
 
-void complementary_pair_cuda(const View& image, const View& segments, const PairOptions& options, const PairOutputs& outputs,
-                             const View& workspace, const Context& context) {
+void run_cuda(const View& image, const View& segments, const Options& options, const Outputs& outputs, const View& workspace,
+              const Context& context) {
     const DeviceGuard guard(context.device.index);
-    const auto stream = static_cast<cudaStream_t>(context.stream);
-    const PairShape shape{image.size[0], image.size[1], image.size[2], image.size[3]};
+    const auto stream = stream_of(context);
+    const Shape shape{image.size[0], image.size[1], image.size[2], image.size[3]};
     if (shape.pixels() == 0) {
-        fill_bytes(kPairName, outputs.share.data, 0, static_cast<size_t>(shape.n) * sizeof(float), stream);
+        fill_bytes(kName, outputs.share.data, 0, static_cast<size_t>(shape.n) * sizeof(float), stream);
         return;
     }
     Carver carver(workspace.data);
@@ -333,23 +332,22 @@ void complementary_pair_cuda(const View& image, const View& segments, const Pair
     task.segments = segments.as<const int32_t>();
     task.share = outputs.share.as<float>();
     task.side = outputs.side.as<uint8_t>();
-    const dim3 grid(static_cast<unsigned>(shape.n * task.slices));
-    launch(kPairName, survey_kernel, grid, dim3(kThreads), 0, stream, task);
-    if (task.with_replacement())
-        launch(kPairName, scatter_kernel, dim3(static_cast<unsigned>(shape.n)), dim3(kThreads), 0, stream, task);
+    const dim3 grid(grid_size(kName, shape.n * task.slices));
+    launch(kName, survey_kernel, grid, dim3(kThreads), 0, stream, task);
+    if (task.with_replacement()) launch(kName, scatter_kernel, dim3(grid_size(kName, shape.n)), dim3(kThreads), 0, stream, task);
     switch (bytes(image.dtype)) {
         case 1:
-            run<uint8_t>(task, image, outputs, grid, stream);
+            write_pair<uint8_t>(task, image, outputs, grid, stream);
             break;
         case 2:
-            run<uint16_t>(task, image, outputs, grid, stream);
+            write_pair<uint16_t>(task, image, outputs, grid, stream);
             break;
         case 4:
-            run<uint32_t>(task, image, outputs, grid, stream);
+            write_pair<uint32_t>(task, image, outputs, grid, stream);
             break;
         default:
-            run<uint64_t>(task, image, outputs, grid, stream);
+            write_pair<uint64_t>(task, image, outputs, grid, stream);
     }
 }
 
-}  // namespace wsss
+}  // namespace wsss::complementary

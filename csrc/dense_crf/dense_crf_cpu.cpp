@@ -17,7 +17,7 @@
 #include "common/workspace.h"
 #include "dense_crf/lattice.h"
 
-namespace wsss {
+namespace wsss::dense_crf {
 namespace {
 
 constexpr int kBlock = 32;  // pixels that go through slice, softmax and splat together
@@ -26,7 +26,7 @@ struct Term {
     const float* feature;    // [N or 1, D, P]
     int64_t feature_stride;  // between images
     int dims;
-    CrfNormalisation normalisation;
+    Normalisation normalisation;
     const float* compat;  // the view's data
     enum class Kind { kNumber, kVector, kMatrix } kind;
     Lattice own;
@@ -58,15 +58,15 @@ struct Worker {
     float* start = nullptr;
 };
 
-bool shared(const CrfTerm& term, const CrfShape& shape) {
+bool shared(const TermInput& term, const Shape& shape) {
     return term.feature.size[0] == 1 && shape.n > 1;
 }
 
 // Cuts the workspace; over a null Carver it only measures. Terms shared by all images have their lattice in `common`.
-std::vector<Worker> plan(const CrfShape& shape, const std::vector<CrfTerm>& terms, const Context& context, Carver* carver,
+std::vector<Worker> plan(const Shape& shape, const std::vector<TermInput>& terms, const Context& context, Carver* carver,
                          std::vector<Term>* common) {
     const int64_t pixels = shape.pixels();
-    const auto make = [&](const CrfTerm& from) {
+    const auto make = [&](const TermInput& from) {
         Term term;
         term.feature = from.feature.as<const float>();
         term.dims = static_cast<int>(from.feature.size[1]);
@@ -85,16 +85,16 @@ std::vector<Worker> plan(const CrfShape& shape, const std::vector<CrfTerm>& term
         if (term->dims == 0) return;
         lattice.vertex = carver->take<int32_t>(shape.points() * lattice.sides());
         lattice.weight = carver->take<float>(shape.points() * lattice.sides());
-        if (term->normalisation == CrfNormalisation::kBefore) lattice.before = carver->take<float>(pixels);
-        if (term->normalisation == CrfNormalisation::kAfter) lattice.after = carver->take<float>(pixels);
+        if (term->normalisation == Normalisation::kBefore) lattice.before = carver->take<float>(pixels);
+        if (term->normalisation == Normalisation::kAfter) lattice.after = carver->take<float>(pixels);
     };
-    for (const CrfTerm& from : terms) {
+    for (const TermInput& from : terms) {
         common->push_back(make(from));
         if (shared(from, shape)) cut(&common->back());
     }
     std::vector<Worker> workers(static_cast<size_t>(std::min<int64_t>(context.threads, shape.n)));
     for (Worker& worker : workers) {
-        for (const CrfTerm& from : terms) {
+        for (const TermInput& from : terms) {
             worker.terms.push_back(make(from));
             if (!shared(from, shape)) cut(&worker.terms.back());
         }
@@ -105,16 +105,16 @@ std::vector<Worker> plan(const CrfShape& shape, const std::vector<CrfTerm>& term
 
 }  // namespace
 
-int64_t dense_crf_workspace_cpu(const CrfShape& shape, const std::vector<CrfTerm>& terms, const Context& context) {
+int64_t workspace_cpu(const Shape& shape, const std::vector<TermInput>& terms, const Context& context) {
     Carver measure;
     std::vector<Term> common;
     plan(shape, terms, context, &measure, &common);
     return measure.used();
 }
 
-void dense_crf_run_cpu(const View& unary, bool probability, const std::vector<CrfTerm>& terms, int64_t iterations,
-                       const View& initial, bool message, const View& out, const View& workspace, const Context& context) {
-    const CrfShape shape{unary.size[0], unary.size[1], unary.size[2], unary.size[3]};
+void run_cpu(const View& unary, bool probability, const std::vector<TermInput>& terms, int64_t iterations, const View& initial,
+             bool message, const View& out, const View& workspace, const Context& context) {
+    const Shape shape{unary.size[0], unary.size[1], unary.size[2], unary.size[3]};
     const int64_t pixels = shape.pixels(), size = shape.labels * pixels;
     Carver carver(workspace.data);
     std::vector<Term> common;
@@ -147,4 +147,4 @@ void dense_crf_run_cpu(const View& unary, bool probability, const std::vector<Cr
     });
 }
 
-}  // namespace wsss
+}  // namespace wsss::dense_crf

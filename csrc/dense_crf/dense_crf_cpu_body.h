@@ -235,7 +235,7 @@ void mean_field(const Image& g, float* block, float* buffer) {
 // columns: as good as impossible. `scores`: [labels][kBlock].
 inline void load_unary(const Image& g, float* scores) {
     using V = Vec<float>;
-    const V least = V{} + kCrfLeast;
+    const V least = V{} + kLeastProbability;
     V check = V{};  // NaN as soon as a value is NaN or infinite
     float best[kBlock], padded[kBlock];
     for (int64_t first = 0; first < g.pixels; first += kBlock) {

@@ -8,14 +8,13 @@
 // An iteration at D = 5 is five phases, and takes labels in chunks of 4: 3 labels cost 4, 21 cost 24.
 //
 // Types: float32. Memory: see lattice_plan.cuh. Deterministic: every sum has a fixed order, whatever the number of blocks.
-// NaN and infinities of the unary spread as softmax and the filter spread them. Never run on a GPU.
+// NaN and infinities of the unary spread as softmax and the filter spread them.
 #include "dense_crf/dense_crf.h"
 
 #include "dense_crf/lattice_plan.cuh"
 #include "dense_crf/mean_field.cuh"
 
-namespace wsss {
-namespace crf {
+namespace wsss::dense_crf {
 
 // ---- normalisation ---------------------------------------------------------------------------------------------------------
 
@@ -38,8 +37,8 @@ __global__ void __launch_bounds__(kFieldThreads) dense_crf_normalise_kernel(Latt
     }
     for (int k = 0; k < g.terms; ++k) {
         const Term& term = g.term[k];
-        const CrfNormalisation kind = term.normalisation;
-        if (kind == CrfNormalisation::kNone) continue;
+        const Normalisation kind = term.normalisation;
+        if (kind == Normalisation::kNone) continue;
         for (int64_t i = blockIdx.x; i < int64_t{term.images} * tiles; i += gridDim.x) {
             const Tile tile = g.tiles.at(static_cast<int>(i % tiles));
             const int64_t first = g.tile_entry(k, i / tiles, tile);
@@ -48,12 +47,12 @@ __global__ void __launch_bounds__(kFieldThreads) dense_crf_normalise_kernel(Latt
                 const int64_t mine = first + threadIdx.x * term.sides;
                 const float sum = slice(term.sides, values + term.first_row, g.vertex + mine, g.weight + mine, 1);
                 const float norm = sum * lattice_scale(term.dims) + 1e-20f;
-                factors[threadIdx.x] = kind == CrfNormalisation::kSymmetric ? 1.0f / sqrtf(norm) : 1.0f / norm;
+                factors[threadIdx.x] = kind == Normalisation::kSymmetric ? 1.0f / sqrtf(norm) : 1.0f / norm;
             }
             __syncthreads();
             for (int e = threadIdx.x; e < entries; e += kFieldThreads) {
-                if (kind != CrfNormalisation::kBefore) g.weight[first + e] *= factors[e / term.sides];
-                if (kind != CrfNormalisation::kAfter) g.splat_weight[first + e] *= factors[g.splat_pixel[first + e]];
+                if (kind != Normalisation::kBefore) g.weight[first + e] *= factors[e / term.sides];
+                if (kind != Normalisation::kAfter) g.splat_weight[first + e] *= factors[g.splat_pixel[first + e]];
             }
             __syncthreads();  // the factors are free for the next tile
         }
@@ -180,7 +179,7 @@ __device__ __forceinline__ void step_of_tile(const Field& f, int step, int64_t i
         if (step == 0) {
             const int64_t place = image * f.labels * g.pixels + place_of_pixel(pixel);
             value = read_labels(f, f.unary, place, chunk, -INFINITY, [&](float u) {
-                return f.probability ? logf(u < kCrfLeast ? kCrfLeast : u) : -u;  // NaN stays
+                return f.probability ? logf(u < kLeastProbability ? kLeastProbability : u) : -u;  // NaN stays
             });
             if (f.steps > 0 && !f.message) f.logits[row] = value;
             if (f.initial) value = read_labels(f, f.initial, place, chunk, 0.0f, [](float q) { return q; });
@@ -262,39 +261,16 @@ constexpr int64_t kMaxSharedChunks = 8;  // up to 32 labels a tile's rows lie in
 
 using FieldKernel = void (*)(Field);
 FieldKernel field_kernel(int64_t chunks) {
-    switch (chunks) {
-        case 1:
-            return dense_crf_field_kernel<1>;
-        case 2:
-            return dense_crf_field_kernel<2>;
-        case 3:
-            return dense_crf_field_kernel<3>;
-        case 4:
-            return dense_crf_field_kernel<4>;
-        case 5:
-            return dense_crf_field_kernel<5>;
-        case 6:
-            return dense_crf_field_kernel<6>;
-        case 7:
-            return dense_crf_field_kernel<7>;
-        case 8:
-            return dense_crf_field_kernel<8>;
-        default:
-            return dense_crf_field_kernel<0>;
-    }
+    static const FieldKernel kernels[] = {dense_crf_field_kernel<0>, dense_crf_field_kernel<1>, dense_crf_field_kernel<2>,
+                                          dense_crf_field_kernel<3>, dense_crf_field_kernel<4>, dense_crf_field_kernel<5>,
+                                          dense_crf_field_kernel<6>, dense_crf_field_kernel<7>, dense_crf_field_kernel<8>};
+    return kernels[chunks <= kMaxSharedChunks ? chunks : 0];
 }
 
 template <class... P>
 dim3 cooperative_grid(void (*kernel)(P...), int64_t tiles) {
     const int64_t most = std::min(cooperative_blocks("dense_crf", kernel, dim3(kFieldThreads), 0), kMaxFieldBlocks);
     return dim3(static_cast<unsigned>(std::max<int64_t>(std::min(most, tiles), 1)));
-}
-
-// A workspace of any alignment: the plan starts at the next multiple of this.
-constexpr int64_t kStart = 256;
-void* aligned_start(const View& workspace) {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(workspace.data);
-    return reinterpret_cast<void*>((address + kStart - 1) / kStart * kStart);
 }
 
 void run_field(const Plan& plan, Field field, cudaStream_t stream) {
@@ -306,7 +282,7 @@ void run_field(const Plan& plan, Field field, cudaStream_t stream) {
 void normalise(const Plan& plan, cudaStream_t stream) {
     bool wanted = false;
     for (int k = 0; k < plan.lattices.terms; ++k)
-        wanted = wanted || (plan.lattices.term[k].dims > 0 && plan.lattices.term[k].normalisation != CrfNormalisation::kNone);
+        wanted = wanted || (plan.lattices.term[k].dims > 0 && plan.lattices.term[k].normalisation != Normalisation::kNone);
     if (!wanted) return;
     launch_cooperative("dense_crf", dense_crf_normalise_kernel,
                        cooperative_grid(dense_crf_normalise_kernel, plan.lattices.all_tiles), dim3(kFieldThreads), 0, stream,
@@ -314,39 +290,38 @@ void normalise(const Plan& plan, cudaStream_t stream) {
 }
 
 }  // namespace
-}  // namespace crf
 
-int64_t dense_crf_workspace_cuda(const CrfShape& shape, const std::vector<CrfTerm>& terms, const Context& context) {
+int64_t workspace_cuda(const Shape& shape, const std::vector<TermInput>& terms, const Context& context) {
     const DeviceGuard guard(context.device.index);
     if (shape.n == 0 || shape.labels == 0 || shape.pixels() == 0) return 0;
-    const bool in_shared_memory = ceil_div(shape.labels, 4) <= crf::kMaxSharedChunks;
-    const int64_t images = crf::images_in_flight(shape, terms, in_shared_memory);
-    return crf::make_plan(shape, terms, images, in_shared_memory, nullptr, true).bytes + crf::kStart;
+    const bool in_shared_memory = ceil_div(shape.labels, 4) <= kMaxSharedChunks;
+    const int64_t images = images_in_flight(shape, terms, in_shared_memory);
+    return make_plan(shape, terms, images, in_shared_memory, nullptr, true).bytes + kStartAlignment;
 }
 
-void dense_crf_run_cuda(const View& unary, bool probability, const std::vector<CrfTerm>& terms, int64_t iterations,
-                        const View& initial, bool message, const View& out, const View& workspace, const Context& context) {
+void run_cuda(const View& unary, bool probability, const std::vector<TermInput>& terms, int64_t iterations, const View& initial,
+              bool message, const View& out, const View& workspace, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    const cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
-    const CrfShape shape{unary.size[0], unary.size[1], unary.size[2], unary.size[3]};
-    const bool in_shared_memory = ceil_div(shape.labels, 4) <= crf::kMaxSharedChunks;
-    const int64_t at_once = crf::images_in_flight(shape, terms, in_shared_memory);
+    const cudaStream_t stream = stream_of(context);
+    const Shape shape{unary.size[0], unary.size[1], unary.size[2], unary.size[3]};
+    const bool in_shared_memory = ceil_div(shape.labels, 4) <= kMaxSharedChunks;
+    const int64_t at_once = images_in_flight(shape, terms, in_shared_memory);
     bool all_shared = true;
-    for (const CrfTerm& term : terms) all_shared = all_shared && term.feature.size[0] == 1;
+    for (const TermInput& term : terms) all_shared = all_shared && term.feature.size[0] == 1;
     const int64_t most = terms.empty() || message ? 1 : int64_t{0x7ffffffe};
     for (int64_t image = 0; image < shape.n; image += at_once) {
         const int64_t images = std::min(at_once, shape.n - image);
-        crf::Plan plan = crf::make_plan(shape, terms, images, in_shared_memory, crf::aligned_start(workspace), true);
+        Plan plan = make_plan(shape, terms, images, in_shared_memory, aligned_start(workspace.data), true);
         for (int k = 0; k < plan.lattices.terms; ++k) {
-            crf::Term& term = plan.lattices.term[k];
+            Term& term = plan.lattices.term[k];
             if (!term.shared) term.feature += image * term.dims * shape.pixels();
         }
         if (image == 0 || !all_shared) {  // the arrays of lattices come first in a plan: shared ones stay where they are
-            crf::build_lattices(plan.lattices, plan.build, stream);
-            crf::normalise(plan, stream);
+            build_lattices(plan.lattices, plan.build, stream);
+            normalise(plan, stream);
         }
         const int64_t before = image * shape.labels * shape.pixels();
-        crf::Field field{};
+        Field field{};
         field.lattices = plan.lattices;
         field.unary = unary.as<float>() + before;
         field.initial = initial ? initial.as<float>() + before : nullptr;
@@ -363,8 +338,8 @@ void dense_crf_run_cuda(const View& unary, bool probability, const std::vector<C
         field.steps = static_cast<int>(message ? 1 : std::min(iterations, most));
         field.message = message;
         field.probability = probability;
-        crf::run_field(plan, field, stream);
+        run_field(plan, field, stream);
     }
 }
 
-}  // namespace wsss
+}  // namespace wsss::dense_crf

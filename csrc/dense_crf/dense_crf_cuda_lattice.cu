@@ -3,16 +3,14 @@
 //     embed each pixel -> keys; sort; put groups of equal sorted bits in order; number vertices and runs by a running sum;
 //     find neighbours by binary search; list the runs of each tile
 // Thirteen launches for two terms, besides the memory fills. Everything is an integer but the weights. Memory: BuildSpace, that
-// is some 50 bytes an entry, given back before the mean field starts. Determinism: the sort is stable. Never
-// run on a GPU.
+// is some 50 bytes an entry, given back before the mean field starts. Determinism: the sort is stable.
 #include <algorithm>
 #include <cmath>
 
 #include "common/sort_scan.cuh"
 #include "dense_crf/lattice.cuh"
 
-namespace wsss {
-namespace crf {
+namespace wsss::dense_crf {
 
 template <int kDims>
 struct EmbedScale {
@@ -251,7 +249,7 @@ __global__ void __launch_bounds__(kBuildThreads) dense_crf_runs_kernel(Lattices 
 namespace {
 
 unsigned build_blocks(int64_t items) {
-    return static_cast<unsigned>(ceil_div(items, kBuildThreads));
+    return grid_size("dense_crf", ceil_div(items, kBuildThreads));
 }
 unsigned looping_blocks(int64_t most_items) {
     return static_cast<unsigned>(std::min(ceil_div(most_items, kBuildThreads), kMaxBuildBlocks));
@@ -259,7 +257,7 @@ unsigned looping_blocks(int64_t most_items) {
 
 template <int kDims>
 void launch_embed(const Lattices& g, const BuildSpace& space, int k, cudaStream_t stream) {
-    launch("dense_crf", dense_crf_embed_kernel<kDims>, dim3(static_cast<unsigned>(int64_t{g.term[k].images} * g.tiles.count)),
+    launch("dense_crf", dense_crf_embed_kernel<kDims>, dim3(grid_size("dense_crf", int64_t{g.term[k].images} * g.tiles.count)),
            dim3(kTilePixels), 0, stream, g, space, k, EmbedScale<kDims>());
 }
 
@@ -267,7 +265,7 @@ void launch_embed(const Lattices& g, const BuildSpace& space, int k, cudaStream_
 
 void build_lattices(const Lattices& g, const BuildSpace& b, cudaStream_t stream) {
     constexpr const char* kOp = "dense_crf";
-    fill_bytes(kOp, g.counts, 0, 2 * kCrfMaxTerms * sizeof(uint32_t), stream);
+    fill_bytes(kOp, g.counts, 0, 2 * kMaxTerms * sizeof(uint32_t), stream);
     if (g.entries == 0) return;
     using Launch = void (*)(const Lattices&, const BuildSpace&, int, cudaStream_t);
     constexpr Launch kEmbed[] = {launch_embed<1>, launch_embed<2>, launch_embed<3>,
@@ -290,10 +288,9 @@ void build_lattices(const Lattices& g, const BuildSpace& b, cudaStream_t stream)
     inclusive_sum(kOp, b.heads, b.sums, g.entries, b.library, b.library_bytes, stream);
     launch(kOp, dense_crf_number_kernel, all, threads, 0, stream, g, b);
     const unsigned terms = static_cast<unsigned>(g.terms);
-    launch(kOp, dense_crf_neighbours_kernel, dim3(looping_blocks(most_entries * (kCrfMaxDims + 1)), terms), threads, 0, stream, g,
-           b);
+    launch(kOp, dense_crf_neighbours_kernel, dim3(looping_blocks(most_entries * (kMaxFeatureDims + 1)), terms), threads, 0,
+           stream, g, b);
     launch(kOp, dense_crf_runs_kernel, dim3(looping_blocks(most_entries), terms), threads, 0, stream, g, b);
 }
 
-}  // namespace crf
-}  // namespace wsss
+}  // namespace wsss::dense_crf

@@ -28,8 +28,7 @@
 #include "common/workspace.h"
 #include "dense_crf/dense_crf.h"
 
-namespace wsss {
-namespace crf {
+namespace wsss::dense_crf {
 
 constexpr int kTileSide = 16;
 constexpr int kTilePixels = kTileSide * kTileSide;
@@ -80,16 +79,16 @@ struct Term {
     int64_t first_entry, entries, first_neighbour, first_tile, first_row;  // where its part of each array starts
     int dims, sides, images;                                               // images: lattices of this term
     bool shared, vector, matrix;
-    CrfNormalisation normalisation;
+    Normalisation normalisation;
 };
 
-// The lattices of up to kCrfMaxTerms terms. Vertices and runs are numbered from 0 inside a term.
+// The lattices of up to kMaxTerms terms. Vertices and runs are numbered from 0 inside a term.
 struct Lattices {
     Tiles tiles;
     int64_t pixels, entries, all_tiles, all_neighbours, all_rows;
     int zeros;  // points of feature 0 a lattice: 1 or 0
     int terms;
-    Term term[kCrfMaxTerms];
+    Term term[kMaxTerms];
 
     uint32_t* counts;       // [terms][2]: vertices, runs
     float* weight;          // [entries]: of a pixel for its vertices, in the order of pixels; includes the normalisation
@@ -165,5 +164,4 @@ __global__ void dense_crf_order_groups_kernel(uint64_t* keys, uint32_t* order, c
 // Fills the arrays of `lattices` but for the normalisation.
 void build_lattices(const Lattices& lattices, const BuildSpace& space, cudaStream_t stream);
 
-}  // namespace crf
-}  // namespace wsss
+}  // namespace wsss::dense_crf

@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <vector>
 
-namespace wsss {
+namespace wsss::dense_crf {
 
 constexpr float kFarthestFeature = 1 << 20;  // beyond it float32 no longer parts neighbouring vertices
 
@@ -108,4 +108,4 @@ struct VertexValues {
     }
 };
 
-}  // namespace wsss
+}  // namespace wsss::dense_crf

@@ -232,8 +232,8 @@ void blur(const Lattice& lattice, int64_t width, VertexValues* values) {
 }
 
 // n = K 1, the filter of ones, and what the normalisation makes of it.
-inline void normalise(Lattice& lattice, CrfNormalisation kind, VertexValues* values, int64_t pixels) {
-    if (kind == CrfNormalisation::kNone) return;
+inline void normalise(Lattice& lattice, Normalisation kind, VertexValues* values, int64_t pixels) {
+    if (kind == Normalisation::kNone) return;
     constexpr int kWidth = 4;
     const int sides = lattice.sides();
     const int64_t rows = lattice.rows();
@@ -248,14 +248,14 @@ inline void normalise(Lattice& lattice, CrfNormalisation kind, VertexValues* val
         for (int r = 0; r < sides; ++r)
             norm += lattice.weight[p * sides + r] * values->now[lattice.vertex[p * sides + r] * kWidth];
         norm = norm * alpha + 1e-20f;
-        if (kind == CrfNormalisation::kBefore) lattice.before[p] = 1.0f / norm;
-        if (kind == CrfNormalisation::kAfter) lattice.after[p] = 1.0f / norm;
-        if (kind == CrfNormalisation::kSymmetric)  // once in the splat, once in the slice
+        if (kind == Normalisation::kBefore) lattice.before[p] = 1.0f / norm;
+        if (kind == Normalisation::kAfter) lattice.after[p] = 1.0f / norm;
+        if (kind == Normalisation::kSymmetric)  // once in the splat, once in the slice
             for (int r = 0; r < sides; ++r) lattice.weight[p * sides + r] *= 1.0f / std::sqrt(norm);
     }
 }
 
-inline void prepare_lattice(Term& term, int64_t image, const CrfShape& shape) {
+inline void prepare_lattice(Term& term, int64_t image, const Shape& shape) {
     const int64_t pixels = shape.pixels(), points = shape.points();
     const FlushDenormals flush;
     const float* feature = term.feature + image * term.feature_stride;

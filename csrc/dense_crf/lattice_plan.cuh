@@ -9,8 +9,7 @@
 #include "common/sort_scan.cuh"
 #include "dense_crf/lattice.cuh"
 
-namespace wsss {
-namespace crf {
+namespace wsss::dense_crf {
 
 #ifdef WSSS_SIMT
 constexpr int64_t kPlanBytes = int64_t{256} << 10;  // small test shapes already take several goes
@@ -31,7 +30,7 @@ struct Plan {
     int64_t bytes = 0;
 };
 
-inline void add_term(Lattices& g, const CrfTerm& term, int64_t labels, int64_t images) {
+inline void add_term(Lattices& g, const TermInput& term, int64_t labels, int64_t images) {
     Term& t = g.term[g.terms++];
     t.feature = term.feature.as<float>();
     t.compat = term.compat.as<float>();
@@ -55,7 +54,7 @@ inline void add_term(Lattices& g, const CrfTerm& term, int64_t labels, int64_t i
 
 // The plan for `images` images in the memory at `base`; with a null base, its size. `library`: ask for the need of the sort,
 // which needs a current device; without it, `bytes` is a little too small.
-inline Plan make_plan(const CrfShape& shape, const std::vector<CrfTerm>& terms, int64_t images, bool in_shared_memory, void* base,
+inline Plan make_plan(const Shape& shape, const std::vector<TermInput>& terms, int64_t images, bool in_shared_memory, void* base,
                       bool library) {
     Plan plan;
     Lattices& g = plan.lattices;
@@ -65,13 +64,13 @@ inline Plan make_plan(const CrfShape& shape, const std::vector<CrfTerm>& terms, 
     plan.images = images;
     plan.chunks = ceil_div(shape.labels, 4);
     bool matrix = false, identity = false;
-    for (const CrfTerm& term : terms) {
+    for (const TermInput& term : terms) {
         add_term(g, term, shape.labels, images);
         matrix = matrix || g.term[g.terms - 1].matrix;
         identity = identity || g.term[g.terms - 1].dims == 0;
     }
     Carver carver(base);
-    g.counts = carver.take<uint32_t>(2 * kCrfMaxTerms);
+    g.counts = carver.take<uint32_t>(2 * kMaxTerms);
     g.weight = carver.take<float>(g.entries);
     g.vertex = carver.take<uint32_t>(g.entries);
     g.splat_weight = carver.take<float>(g.entries);
@@ -109,7 +108,7 @@ inline Plan make_plan(const CrfShape& shape, const std::vector<CrfTerm>& terms, 
 }
 
 // How many images to take at a time.
-inline int64_t images_in_flight(const CrfShape& shape, const std::vector<CrfTerm>& terms, bool in_shared_memory) {
+inline int64_t images_in_flight(const Shape& shape, const std::vector<TermInput>& terms, bool in_shared_memory) {
     for (int64_t parts = 1;; ++parts) {
         const int64_t images = ceil_div(shape.n, parts);
         const Plan plan = make_plan(shape, terms, images, in_shared_memory, nullptr, false);
@@ -122,5 +121,4 @@ inline int64_t images_in_flight(const CrfShape& shape, const std::vector<CrfTerm
     }
 }
 
-}  // namespace crf
-}  // namespace wsss
+}  // namespace wsss::dense_crf

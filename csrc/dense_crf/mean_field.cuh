@@ -6,8 +6,7 @@
 
 #include "dense_crf/lattice.cuh"
 
-namespace wsss {
-namespace crf {
+namespace wsss::dense_crf {
 
 constexpr int kFieldThreads = kTilePixels;        // a thread is a pixel where a pixel is one thread's work
 constexpr int kSplatSplit = 4, kGatherSplit = 8;  // lanes that share a sum; their partial sums are added in a fixed order
@@ -215,5 +214,4 @@ __device__ __forceinline__ void blur_pass(const Lattices& g, int pass, int passe
     });
 }
 
-}  // namespace crf
-}  // namespace wsss
+}  // namespace wsss::dense_crf

@@ -18,36 +18,36 @@
 #include "common/dispatch.h"
 #include "common/view.h"
 
-namespace wsss {
+namespace wsss::pcm {
 
-struct PcmShape {
+struct Shape {
     int64_t n, c, d, h, w;
     int64_t pixels() const { return h * w; }
 };
 
 // CPU implementation (threads: context.threads)
-int64_t pcm_forward_workspace_cpu(const PcmShape& shape, DType dtype, const Context& context);
-int64_t pcm_backward_workspace_cpu(const PcmShape& shape, DType dtype, const Context& context);
-void pcm_forward_cpu(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
-                     const View& workspace, const Context& context);
-void pcm_backward_cpu(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator,
-                      double eps, const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context);
+int64_t forward_workspace_cpu(const Shape& shape, DType dtype, const Context& context);
+int64_t backward_workspace_cpu(const Shape& shape, DType dtype, const Context& context);
+void forward_cpu(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
+                 const View& workspace, const Context& context);
+void backward_cpu(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,
+                  const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context);
 
 // CUDA implementation (enqueued on context.stream; no allocation, no synchronisation)
-int64_t pcm_forward_workspace_cuda(const PcmShape& shape, DType dtype, const Context& context);
-int64_t pcm_backward_workspace_cuda(const PcmShape& shape, DType dtype, const Context& context);
-void pcm_forward_cuda(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
-                      const View& workspace, const Context& context);
-void pcm_backward_cuda(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator,
-                       double eps, const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context);
+int64_t forward_workspace_cuda(const Shape& shape, DType dtype, const Context& context);
+int64_t backward_workspace_cuda(const Shape& shape, DType dtype, const Context& context);
+void forward_cuda(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
+                  const View& workspace, const Context& context);
+void backward_cuda(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,
+                   const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context);
 
 // ---- The functions to call: checked, on either device --------------------------------------------------------------------
 
-inline PcmShape pcm_shape(const View& cam, const View& feature) {
+inline Shape shape_of(const View& cam, const View& feature) {
     return {cam.size[0], cam.size[1], feature.size[1], cam.size[2], cam.size[3]};
 }
 
-inline PcmShape check_pcm_inputs(const View& cam, const View& feature, double eps, const Context& context) {
+inline Shape check_inputs(const View& cam, const View& feature, double eps, const Context& context) {
     check_ndim("pcm", "cam", cam, 4, "[N, C, H, W]");
     check_shape("pcm", "feature", feature, {cam.size[0], -1, cam.size[2], cam.size[3]}, "[N, D, H, W]");
     check_float("pcm", "cam", cam, context);
@@ -55,14 +55,13 @@ inline PcmShape check_pcm_inputs(const View& cam, const View& feature, double ep
     check_device("pcm", "cam", cam, context);
     check_device("pcm", "feature", feature, context);
     check_number("pcm", "eps", eps, 0);
-    const PcmShape shape = pcm_shape(cam, feature);
+    const Shape shape = shape_of(cam, feature);
     checked_product("pcm", "cam", {shape.n, shape.c + 64, shape.h + 64, shape.w + 64, 8});
     checked_product("pcm", "feature", {shape.n, shape.d + 64, shape.h + 64, shape.w + 64, 8});
     return shape;
 }
 
-inline void check_pcm_sums(const PcmShape& shape, const View& cam, const View& out, const View& denominator,
-                           const Context& context) {
+inline void check_sums(const Shape& shape, const View& cam, const View& out, const View& denominator, const Context& context) {
     check_shape("pcm", "out", out, {shape.n, shape.c, shape.h, shape.w}, "[N, C, H, W]");
     check_same_dtype("pcm", "out", out, "cam", cam);
     check_contiguous("pcm", "out", out);
@@ -74,41 +73,41 @@ inline void check_pcm_sums(const PcmShape& shape, const View& cam, const View& o
 }
 
 // Bytes of workspace the two calls below need; an upper bound.
-inline int64_t pcm_forward_workspace(const View& cam, const View& feature, const Context& context) {
-    const PcmShape shape = check_pcm_inputs(cam, feature, 0, context);
-    return WSSS_RUN(pcm, forward_workspace, context, shape, cam.dtype, context);
+inline int64_t forward_workspace(const View& cam, const View& feature, const Context& context) {
+    const Shape shape = check_inputs(cam, feature, 0, context);
+    return WSSS_RUN("pcm", forward_workspace, context, shape, cam.dtype, context);
 }
 
-inline int64_t pcm_backward_workspace(const View& cam, const View& feature, const Context& context) {
-    const PcmShape shape = check_pcm_inputs(cam, feature, 0, context);
-    return WSSS_RUN(pcm, backward_workspace, context, shape, cam.dtype, context);
+inline int64_t backward_workspace(const View& cam, const View& feature, const Context& context) {
+    const Shape shape = check_inputs(cam, feature, 0, context);
+    return WSSS_RUN("pcm", backward_workspace, context, shape, cam.dtype, context);
 }
 
-inline void pcm_forward(const View& cam,      // [N, C, H, W], any strides
-                        const View& feature,  // [N, D, H, W], any strides, not normalised
-                        double eps,
-                        // outputs
-                        const View& out,          // [N, C, H, W], contiguous
-                        const View& denominator,  // [N, H*W], contiguous: r, for the backward pass
-                        const View& workspace, const Context& context) {
-    const PcmShape shape = check_pcm_inputs(cam, feature, eps, context);
-    check_pcm_sums(shape, cam, out, denominator, context);
+inline void forward(const View& cam,      // [N, C, H, W], any strides
+                    const View& feature,  // [N, D, H, W], any strides, not normalised
+                    double eps,
+                    // outputs
+                    const View& out,          // [N, C, H, W], contiguous
+                    const View& denominator,  // [N, H*W], contiguous: r, for the backward pass
+                    const View& workspace, const Context& context) {
+    const Shape shape = check_inputs(cam, feature, eps, context);
+    check_sums(shape, cam, out, denominator, context);
     if (shape.n == 0 || shape.pixels() == 0) return;
-    check_workspace("pcm", workspace, WSSS_RUN(pcm, forward_workspace, context, shape, cam.dtype, context));
-    WSSS_RUN(pcm, forward, context, cam, feature, eps, out, denominator, workspace, context);
+    check_workspace("pcm", workspace, WSSS_RUN("pcm", forward_workspace, context, shape, cam.dtype, context));
+    WSSS_RUN("pcm", forward, context, cam, feature, eps, out, denominator, workspace, context);
 }
 
-inline void pcm_backward(const View& grad,  // [N, C, H, W], any strides: dL/dout
-                         const View& cam, const View& feature,
-                         const View& out,          // what forward returned
-                         const View& denominator,  // likewise
-                         double eps,
-                         // outputs
-                         const View& grad_cam,      // [N, C, H, W], contiguous; null if not wanted
-                         const View& grad_feature,  // [N, D, H, W], contiguous; null if not wanted
-                         const View& workspace, const Context& context) {
-    const PcmShape shape = check_pcm_inputs(cam, feature, eps, context);
-    check_pcm_sums(shape, cam, out, denominator, context);
+inline void backward(const View& grad,  // [N, C, H, W], any strides: dL/dout
+                     const View& cam, const View& feature,
+                     const View& out,          // what forward returned
+                     const View& denominator,  // likewise
+                     double eps,
+                     // outputs
+                     const View& grad_cam,      // [N, C, H, W], contiguous; null if not wanted
+                     const View& grad_feature,  // [N, D, H, W], contiguous; null if not wanted
+                     const View& workspace, const Context& context) {
+    const Shape shape = check_inputs(cam, feature, eps, context);
+    check_sums(shape, cam, out, denominator, context);
     check_shape("pcm", "grad", grad, {shape.n, shape.c, shape.h, shape.w}, "[N, C, H, W]");
     check_same_dtype("pcm", "grad", grad, "cam", cam);
     check_device("pcm", "grad", grad, context);
@@ -125,8 +124,8 @@ inline void pcm_backward(const View& grad,  // [N, C, H, W], any strides: dL/dou
         check_device("pcm", "grad_feature", grad_feature, context);
     }
     if (shape.n == 0 || shape.pixels() == 0 || (!grad_cam && !grad_feature)) return;
-    check_workspace("pcm", workspace, WSSS_RUN(pcm, backward_workspace, context, shape, cam.dtype, context));
-    WSSS_RUN(pcm, backward, context, grad, cam, feature, out, denominator, eps, grad_cam, grad_feature, workspace, context);
+    check_workspace("pcm", workspace, WSSS_RUN("pcm", backward_workspace, context, shape, cam.dtype, context));
+    WSSS_RUN("pcm", backward, context, grad, cam, feature, out, denominator, eps, grad_cam, grad_feature, workspace, context);
 }
 
-}  // namespace wsss
+}  // namespace wsss::pcm

@@ -19,7 +19,7 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 
-namespace wsss {
+namespace wsss::pcm {
 namespace {
 
 constexpr int64_t kBlock = 96;               // pixels a tile side; a multiple of every kPanel
@@ -30,7 +30,7 @@ constexpr int64_t kColumnPadding = 8;        // the widest half vector: class co
 // Everything a kernel body needs, with pointers for the images in flight cut from the workspace. Sum is float or double.
 template <class Sum>
 struct Work {
-    PcmShape shape;
+    Shape shape;
     int64_t pixels, padded;            // P, and P rounded up to kPadding
     int64_t value_width, depth_width;  // C + 1 and D, rounded up to kColumnPadding
     int64_t images;                    // images in flight
@@ -79,7 +79,7 @@ bool tournament_pair(int64_t players, int64_t round, int64_t pair, int64_t* firs
 
 // Cuts the workspace; over a null Carver it only measures. Images in flight keep all threads busy when one image cannot.
 template <class Sum>
-Work<Sum> plan(const PcmShape& shape, bool backward, const Context& context, Carver* carver) {
+Work<Sum> plan(const Shape& shape, bool backward, const Context& context, Carver* carver) {
     Work<Sum> work{};
     work.shape = shape;
     work.threads = context.threads;
@@ -108,54 +108,65 @@ Work<Sum> plan(const PcmShape& shape, bool backward, const Context& context, Car
 #include "common/simd_foreach.h"
 
 template <class T>
-void forward(const View& cam, const View& feature, double eps, const View& out, const View& denominator, const View& workspace,
-             const Context& context) {
+void forward_typed(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
+                   const View& workspace, const Context& context) {
     using Sum = SumOf<T>;
     Carver carver(workspace.data);
-    Work<Sum> work = plan<Sum>(pcm_shape(cam, feature), false, context, &carver);
+    Work<Sum> work = plan<Sum>(shape_of(cam, feature), false, context, &carver);
     work.eps = static_cast<Sum>(eps);
-    const ForwardArguments<T> arguments{Strided<T>(cam), Strided<T>(feature), out.as<T>(), denominator.data};
+    ForwardArguments<T> arguments{};
+    arguments.cam = Strided<T>(cam);
+    arguments.feature = Strided<T>(feature);
+    arguments.out = out.as<T>();
+    arguments.denominator = denominator.data;
     WSSS_SIMD_CALL(run_forward<T, Sum>)(work, arguments);
 }
 
 template <class T>
-void backward(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,
-              const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context) {
+void backward_typed(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,
+                    const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context) {
     using Sum = SumOf<T>;
     Carver carver(workspace.data);
-    Work<Sum> work = plan<Sum>(pcm_shape(cam, feature), true, context, &carver);
+    Work<Sum> work = plan<Sum>(shape_of(cam, feature), true, context, &carver);
     work.eps = static_cast<Sum>(eps);
     work.want_cam = static_cast<bool>(grad_cam);
     work.want_feature = static_cast<bool>(grad_feature);
-    const BackwardArguments<T> arguments{Strided<T>(grad), Strided<T>(cam),  Strided<T>(feature), out.as<const T>(),
-                                         denominator.data, grad_cam.as<T>(), grad_feature.as<T>()};
+    BackwardArguments<T> arguments{};
+    arguments.grad = Strided<T>(grad);
+    arguments.cam = Strided<T>(cam);
+    arguments.feature = Strided<T>(feature);
+    arguments.out = out.as<const T>();
+    arguments.denominator = denominator.data;
+    arguments.grad_cam = grad_cam.as<T>();
+    arguments.grad_feature = grad_feature.as<T>();
     WSSS_SIMD_CALL(run_backward<T, Sum>)(work, arguments);
 }
 
-int64_t workspace_bytes(const PcmShape& shape, DType dtype, bool backward, const Context& context) {
+int64_t workspace_bytes(const Shape& shape, DType dtype, bool backward, const Context& context) {
     return planned_bytes(dtype, [&](auto sum, Carver* carver) { plan<decltype(sum)>(shape, backward, context, carver); });
 }
 
 }  // namespace
 
-int64_t pcm_forward_workspace_cpu(const PcmShape& shape, DType dtype, const Context& context) {
+int64_t forward_workspace_cpu(const Shape& shape, DType dtype, const Context& context) {
     return workspace_bytes(shape, dtype, false, context);
 }
 
-int64_t pcm_backward_workspace_cpu(const PcmShape& shape, DType dtype, const Context& context) {
+int64_t backward_workspace_cpu(const Shape& shape, DType dtype, const Context& context) {
     return workspace_bytes(shape, dtype, true, context);
 }
 
-void pcm_forward_cpu(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
-                     const View& workspace, const Context& context) {
-    with_type(cam.dtype, [&](auto type) { forward<decltype(type)>(cam, feature, eps, out, denominator, workspace, context); });
+void forward_cpu(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
+                 const View& workspace, const Context& context) {
+    with_type(cam.dtype,
+              [&](auto type) { forward_typed<decltype(type)>(cam, feature, eps, out, denominator, workspace, context); });
 }
 
-void pcm_backward_cpu(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator,
-                      double eps, const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context) {
+void backward_cpu(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,
+                  const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context) {
     with_type(cam.dtype, [&](auto type) {
-        backward<decltype(type)>(grad, cam, feature, out, denominator, eps, grad_cam, grad_feature, workspace, context);
+        backward_typed<decltype(type)>(grad, cam, feature, out, denominator, eps, grad_cam, grad_feature, workspace, context);
     });
 }
 
-}  // namespace wsss
+}  // namespace wsss::pcm

@@ -80,7 +80,7 @@ void forward_tile(const Work<Sum>& work, int64_t slot, int64_t a, int64_t b, Sum
 
 // The dot product of two pixels' features as they came in, in double: its sign is the sign of their cosine.
 template <class T>
-double exact_product(const Strided<T>& feature, const PcmShape& shape, int64_t image, int64_t i, int64_t j) {
+double exact_product(const Strided<T>& feature, const Shape& shape, int64_t image, int64_t i, int64_t j) {
     const T* first = feature.data + image * feature.n + i / shape.w * feature.y + i % shape.w * feature.x;
     const T* second = feature.data + image * feature.n + j / shape.w * feature.y + j % shape.w * feature.x;
     double sum = 0;
@@ -173,7 +173,7 @@ void for_each_tile(const Work<Sum>& work, int64_t images, TileFunction tile_func
 
 template <class T, class Sum>
 void run_forward(const Work<Sum>& work, const ForwardArguments<T>& arguments) {
-    const PcmShape& shape = work.shape;
+    const Shape& shape = work.shape;
     const int64_t panel_count = work.padded / kPanel<Sum>, block_count = ceil_div(work.pixels, kBlock), width = work.value_width;
     for (int64_t start = 0; start < shape.n; start += work.images) {
         const int64_t images = std::min(work.images, shape.n - start);
@@ -213,7 +213,7 @@ void run_forward(const Work<Sum>& work, const ForwardArguments<T>& arguments) {
 // Backward: one panel of everything that the tiles read.
 template <class T, class Sum>
 void pack_backward(const Work<Sum>& work, const BackwardArguments<T>& arguments, int64_t slot, int64_t image, int64_t first) {
-    const PcmShape& shape = work.shape;
+    const Shape& shape = work.shape;
     const int64_t at = slot * work.padded + first, width = work.value_width, depth_width = work.depth_width,
                   k = work.pair_depth();
     Sum* panel = work.panels + at * shape.d;
@@ -254,7 +254,7 @@ void pack_backward(const Work<Sum>& work, const BackwardArguments<T>& arguments,
 // Through f = x / (||x|| + eps):  dx = df / (||x|| + eps) - f (f . df) / ||x||
 template <class T, class Sum>
 void finish_backward(const Work<Sum>& work, const BackwardArguments<T>& arguments, int64_t slot, int64_t image, int64_t first) {
-    const PcmShape& shape = work.shape;
+    const Shape& shape = work.shape;
     const int64_t count = std::min(kBlock, work.pixels - first), at = slot * work.padded + first;
     if (work.want_cam)
         for (int64_t c = 0; c < shape.c; ++c) {

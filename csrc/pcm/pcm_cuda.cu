@@ -11,12 +11,10 @@
 // depends on the shape alone (from 24 classes on also on whether the GPU's shared memory holds the wide slabs).
 // NaN, Inf: a NaN or Inf in one pixel's feature makes every result of its image NaN, as f_i . f_j is NaN for all j; a non-finite
 // cam value makes results of its class non-finite where PyTorch's are (Inf may become NaN). Padding adds exactly nothing.
-// Never run on a GPU.
 #include "pcm/pcm.h"
 #include "pcm/pcm_pack.cuh"
 
-namespace wsss {
-namespace pcm {
+namespace wsss::pcm {
 
 constexpr int kAccumulateWarps = 4;
 constexpr int kAccumulateThreads = 32 * kAccumulateWarps;
@@ -260,26 +258,38 @@ void run_accumulate(const Geometry& geometry, const Operands& operands, float* p
                     bool resident, cudaStream_t stream) {
     const Work work = accumulate_work(geometry, kTiles);
     const int64_t slabs = ceil_div(geometry.value_rows, kTiles * 8);
-    const AccumulateArguments arguments{operands.rows,
-                                        operands.values,
-                                        partial,
-                                        geometry.padded_pixels,
-                                        geometry.padded_depth,
-                                        geometry.value_rows,
-                                        geometry.query_tiles,
-                                        slabs,
-                                        work,
-                                        resident};
+    AccumulateArguments arguments{};
+    arguments.rows = operands.rows;
+    arguments.values = operands.values;
+    arguments.partial = partial;
+    arguments.padded_pixels = geometry.padded_pixels;
+    arguments.padded_depth = geometry.padded_depth;
+    arguments.value_rows = geometry.value_rows;
+    arguments.query_tiles = geometry.query_tiles;
+    arguments.slabs = slabs;
+    arguments.work = work;
+    arguments.resident = resident;
     auto kernel = pcm_accumulate_kernel<Scheme, kTiles, 0>;
     if constexpr (Scheme::kRowTerms == 1 && Scheme::kTerms == 1 && kTiles == kNarrow)
         if (resident && geometry.padded_depth == kRegisterChunks * kChunk)
             kernel = pcm_accumulate_kernel<Scheme, kTiles, kRegisterChunks>;
-    launch("pcm", kernel, dim3(grid_size(work.workers)), dim3(kAccumulateThreads),
+    launch("pcm", kernel, dim3(grid_size("pcm", work.workers)), dim3(kAccumulateThreads),
            accumulate_shared_bytes<Scheme>(geometry.depth_chunks, kTiles, resident), stream, arguments);
+    ReduceArguments<T> reduce{};
+    reduce.partial = partial;
+    reduce.scales = operands.scales;
+    reduce.out = out;
+    reduce.denominator = denominator;
+    reduce.pixels = geometry.pixels;
+    reduce.padded_pixels = geometry.padded_pixels;
+    reduce.classes = geometry.classes;
+    reduce.query_tiles = geometry.query_tiles;
+    reduce.slabs = slabs;
+    reduce.slab_rows = kTiles * 8;
+    reduce.work = work;
+    reduce.eps = eps;
     const int64_t blocks = geometry.images * ceil_div(geometry.pixels, kPixelGroup);
-    launch("pcm", pcm_reduce_kernel<T>, dim3(grid_size(blocks)), dim3(kReduceThreads), 0, stream,
-           ReduceArguments<T>{partial, operands.scales, out, denominator, geometry.pixels, geometry.padded_pixels,
-                              geometry.classes, geometry.query_tiles, slabs, kTiles * 8, work, eps});
+    launch("pcm", pcm_reduce_kernel<T>, dim3(grid_size("pcm", blocks)), dim3(kReduceThreads), 0, stream, reduce);
 }
 
 // The workspace of the forward pass; with a null start, its size.
@@ -301,24 +311,16 @@ void run_forward(const View& cam, const View& feature, float eps, const View& ou
                  cudaStream_t stream) {
     static_assert(Scheme::kRowTerms == Scheme::kTerms, "one number of terms sizes the workspace");
     const Geometry geometry(cam.size[0], cam.size[1], feature.size[1], cam.size[2] * cam.size[3]);
-    const ForwardWorkspace space(aligned(workspace), geometry, Scheme::kTerms);
-    const PackArguments<T> arguments{StridedPixels<T>(feature),
-                                     StridedPixels<T>(cam),
-                                     nullptr,
-                                     space.rows,
-                                     nullptr,
-                                     space.values,
-                                     space.scales,
-                                     nullptr,
-                                     geometry.pixels,
-                                     geometry.padded_pixels,
-                                     geometry.depth,
-                                     geometry.padded_depth,
-                                     geometry.classes,
-                                     geometry.value_rows,
-                                     geometry.pixel_count() / kPixelGroup,
-                                     eps};
-    launch("pcm", pcm_pack_kernel<T, Scheme>, dim3(grid_size(arguments.blocks)), dim3(kPackThreads), 0, stream, arguments);
+    const ForwardWorkspace space(aligned_start(workspace.data), geometry, Scheme::kTerms);
+    PackArguments<T> arguments{};
+    arguments.feature = StridedPixels<T>(feature);
+    arguments.value = StridedPixels<T>(cam);
+    arguments.rows = space.rows;
+    arguments.values = space.values;
+    arguments.scales = space.scales;
+    arguments.set_sizes(geometry);
+    arguments.eps = eps;
+    launch("pcm", pcm_pack_kernel<T, Scheme>, dim3(grid_size("pcm", arguments.blocks)), dim3(kPackThreads), 0, stream, arguments);
     accumulate<T, Scheme>(geometry, {space.rows, space.values, space.scales}, space.partial, out.as<T>(), denominator.as<float>(),
                           eps, stream);
 }
@@ -349,25 +351,22 @@ template void accumulate<float, F32Scheme>(const Geometry&, const Operands&, flo
 template void accumulate<f16, F16GradientScheme>(const Geometry&, const Operands&, float*, f16*, float*, float, cudaStream_t);
 template void accumulate<bf16, Bf16Scheme>(const Geometry&, const Operands&, float*, bf16*, float*, float, cudaStream_t);
 
-}  // namespace pcm
-
-int64_t pcm_forward_workspace_cuda(const PcmShape& shape, DType dtype, const Context&) {
-    const pcm::Geometry geometry(shape.n, shape.c, shape.d, shape.pixels());
+int64_t forward_workspace_cuda(const Shape& shape, DType dtype, const Context&) {
+    const Geometry geometry(shape.n, shape.c, shape.d, shape.pixels());
     if (shape.n == 0 || geometry.pixels == 0) return 0;
-    return pcm::ForwardWorkspace(nullptr, geometry, dtype == DType::kFloat32 ? 2 : 1).carver.used() + pcm::kWorkspaceAlignment;
+    return ForwardWorkspace(nullptr, geometry, dtype == DType::kFloat32 ? 2 : 1).carver.used() + kStartAlignment;
 }
 
-void pcm_forward_cuda(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
-                      const View& workspace, const Context& context) {
+void forward_cuda(const View& cam, const View& feature, double eps, const View& out, const View& denominator,
+                  const View& workspace, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    const cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
+    const cudaStream_t stream = stream_of(context);
     const auto run = [&](auto tag, auto scheme) {
-        pcm::run_forward<decltype(tag), decltype(scheme)>(cam, feature, static_cast<float>(eps), out, denominator, workspace,
-                                                          stream);
+        run_forward<decltype(tag), decltype(scheme)>(cam, feature, static_cast<float>(eps), out, denominator, workspace, stream);
     };
-    if (cam.dtype == DType::kFloat32) return run(float{}, pcm::F32Scheme{});
-    if (cam.dtype == DType::kFloat16) return run(f16{}, pcm::F16Scheme{});
-    return run(bf16{}, pcm::Bf16Scheme{});
+    if (cam.dtype == DType::kFloat32) return run(float{}, F32Scheme{});
+    if (cam.dtype == DType::kFloat16) return run(f16{}, F16Scheme{});
+    return run(bf16{}, Bf16Scheme{});
 }
 
-}  // namespace wsss
+}  // namespace wsss::pcm

@@ -14,13 +14,11 @@
 // its two halves, whose weighted sums over i are zero, still cancel.
 // Memory: no P x P matrix; workspace of packed operands and partial sums. Deterministic: no atomics, cut by shape.
 // NaN, Inf: as in the forward pass; a pixel whose norm is 0 gets df / eps, which is 0, as its affinities are.
-// Never run on a GPU.
 #include "pcm/pcm.h"
 #include "pcm/pcm_gradient.cuh"
 #include "pcm/pcm_pack.cuh"
 
-namespace wsss {
-namespace pcm {
+namespace wsss::pcm {
 
 constexpr int kClassBlock = 64;
 
@@ -227,64 +225,69 @@ void run_backward(const View& grad, const View& cam, const View& feature, const 
                   const View& grad_cam, const View& grad_feature, const View& workspace, cudaStream_t stream) {
     const Geometry geometry(cam.size[0], cam.size[1], feature.size[1], cam.size[2] * cam.size[3]);
     const GradientPlan plan(geometry, Scheme::kRowTerms, Scheme::kTerms, shared_limit());
-    const GradientWorkspace space(aligned(workspace), geometry, Scheme::kRowTerms, Scheme::kTerms, plan);
-    const int64_t pack_blocks = geometry.pixel_count() / kPixelGroup;
-    const PackArguments<T> feature_pack{StridedPixels<T>(feature),
-                                        StridedPixels<T>(grad),
-                                        denominator.as<const float>(),
-                                        space.rows,
-                                        grad_feature && space.rows_bf16 != space.rows ? space.rows_bf16 : nullptr,
-                                        grad_cam ? space.values : nullptr,
-                                        space.scales,
-                                        space.norms,
-                                        geometry.pixels,
-                                        geometry.padded_pixels,
-                                        geometry.depth,
-                                        geometry.padded_depth,
-                                        geometry.classes,
-                                        geometry.value_rows,
-                                        pack_blocks,
-                                        eps};
-    const GradientPackArguments<T> gradient_pack{
-        StridedPixels<T>(grad), StridedPixels<T>(cam), out.as<const T>(), denominator.as<const float>(),
-        space.pair_queries,     space.pair_keys,       space.offsets,     geometry.pixels,
-        geometry.padded_pixels, geometry.classes,      plan.pair_depth};
-    launch("pcm", pcm_gradient_pack_kernel<T, Scheme>, dim3(grid_size((grad_feature ? 2 : 1) * pack_blocks)), dim3(kPackThreads),
-           0, stream, feature_pack, gradient_pack);
+    const GradientWorkspace space(aligned_start(workspace.data), geometry, Scheme::kRowTerms, Scheme::kTerms, plan);
+    PackArguments<T> feature_pack{};
+    feature_pack.feature = StridedPixels<T>(feature);
+    feature_pack.value = StridedPixels<T>(grad);
+    feature_pack.denominator = denominator.as<const float>();
+    feature_pack.rows = space.rows;
+    feature_pack.rows_bf16 = grad_feature && space.rows_bf16 != space.rows ? space.rows_bf16 : nullptr;
+    feature_pack.values = grad_cam ? space.values : nullptr;
+    feature_pack.scales = space.scales;
+    feature_pack.norms = space.norms;
+    feature_pack.set_sizes(geometry);
+    feature_pack.eps = eps;
+    GradientPackArguments<T> gradient_pack{};
+    gradient_pack.grad = StridedPixels<T>(grad);
+    gradient_pack.cam = StridedPixels<T>(cam);
+    gradient_pack.out = out.as<const T>();
+    gradient_pack.denominator = denominator.as<const float>();
+    gradient_pack.pair_queries = space.pair_queries;
+    gradient_pack.pair_keys = space.pair_keys;
+    gradient_pack.offsets = space.offsets;
+    gradient_pack.pixels = geometry.pixels;
+    gradient_pack.padded_pixels = geometry.padded_pixels;
+    gradient_pack.classes = geometry.classes;
+    gradient_pack.pair_depth = plan.pair_depth;
+    launch("pcm", pcm_gradient_pack_kernel<T, Scheme>, dim3(grid_size("pcm", (grad_feature ? 2 : 1) * feature_pack.blocks)),
+           dim3(kPackThreads), 0, stream, feature_pack, gradient_pack);
     if (grad_feature) {
-        const GradientArguments arguments{space.rows,
-                                          space.rows_bf16,
-                                          space.pair_queries,
-                                          space.pair_keys,
-                                          space.offsets,
-                                          space.scales,
-                                          space.partial,
-                                          geometry.padded_pixels,
-                                          geometry.padded_depth,
-                                          plan.pair_depth,
-                                          geometry.query_tiles,
-                                          plan.slabs,
-                                          plan.slab_width,
-                                          plan.work,
-                                          plan.resident};
+        GradientArguments arguments{};
+        arguments.rows = space.rows;
+        arguments.rows_bf16 = space.rows_bf16;
+        arguments.pair_queries = space.pair_queries;
+        arguments.pair_keys = space.pair_keys;
+        arguments.offsets = space.offsets;
+        arguments.scales = space.scales;
+        arguments.partial = space.partial;
+        arguments.padded_pixels = geometry.padded_pixels;
+        arguments.padded_depth = geometry.padded_depth;
+        arguments.pair_depth = plan.pair_depth;
+        arguments.query_tiles = geometry.query_tiles;
+        arguments.slabs = plan.slabs;
+        arguments.slab_width = plan.slab_width;
+        arguments.work = plan.work;
+        arguments.resident = plan.resident;
         auto kernel = pcm_gradient_kernel<Scheme, false>;
         if constexpr (Scheme::kTerms == 1)
             if (plan.whole) kernel = pcm_gradient_kernel<Scheme, true>;
-        launch("pcm", kernel, dim3(grid_size(plan.work.workers)), dim3(kGradientThreads), plan.shared_bytes, stream, arguments);
-        const FinishArguments<T> finish{StridedPixels<T>(feature),
-                                        space.partial,
-                                        space.norms,
-                                        grad_feature.as<T>(),
-                                        geometry.pixels,
-                                        geometry.padded_pixels,
-                                        geometry.depth,
-                                        geometry.query_tiles,
-                                        plan.slabs,
-                                        plan.slab_width,
-                                        plan.work,
-                                        eps};
+        launch("pcm", kernel, dim3(grid_size("pcm", plan.work.workers)), dim3(kGradientThreads), plan.shared_bytes, stream,
+               arguments);
+        FinishArguments<T> finish{};
+        finish.feature = StridedPixels<T>(feature);
+        finish.partial = space.partial;
+        finish.norms = space.norms;
+        finish.grad_feature = grad_feature.as<T>();
+        finish.pixels = geometry.pixels;
+        finish.padded_pixels = geometry.padded_pixels;
+        finish.depth = geometry.depth;
+        finish.query_tiles = geometry.query_tiles;
+        finish.slabs = plan.slabs;
+        finish.slab_width = plan.slab_width;
+        finish.work = plan.work;
+        finish.eps = eps;
         const int64_t blocks = geometry.images * ceil_div(geometry.pixels, kPixelGroup);
-        launch("pcm", pcm_finish_kernel<T>, dim3(grid_size(blocks)), dim3(kPackThreads), 0, stream, finish);
+        launch("pcm", pcm_finish_kernel<T>, dim3(grid_size("pcm", blocks)), dim3(kPackThreads), 0, stream, finish);
     }
     if (grad_cam)
         accumulate<T, Scheme>(geometry, {space.rows, space.values, space.scales}, space.partial, grad_cam.as<T>(), nullptr, eps,
@@ -292,28 +295,26 @@ void run_backward(const View& grad, const View& cam, const View& feature, const 
 }
 
 }  // namespace
-}  // namespace pcm
 
-int64_t pcm_backward_workspace_cuda(const PcmShape& shape, DType dtype, const Context&) {
-    const pcm::Geometry geometry(shape.n, shape.c, shape.d, shape.pixels());
+int64_t backward_workspace_cuda(const Shape& shape, DType dtype, const Context&) {
+    const Geometry geometry(shape.n, shape.c, shape.d, shape.pixels());
     if (shape.n == 0 || geometry.pixels == 0) return 0;
     const int terms = dtype == DType::kBFloat16 ? 1 : 2, row_terms = dtype == DType::kFloat32 ? 2 : 1;
-    const pcm::GradientPlan plan(geometry, row_terms, terms, 0);
-    return pcm::GradientWorkspace(nullptr, geometry, row_terms, terms, plan).carver.used() + pcm::kWorkspaceAlignment;
+    const GradientPlan plan(geometry, row_terms, terms, 0);
+    return GradientWorkspace(nullptr, geometry, row_terms, terms, plan).carver.used() + kStartAlignment;
 }
 
-void pcm_backward_cuda(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator,
-                       double eps, const View& grad_cam, const View& grad_feature, const View& workspace,
-                       const Context& context) {
+void backward_cuda(const View& grad, const View& cam, const View& feature, const View& out, const View& denominator, double eps,
+                   const View& grad_cam, const View& grad_feature, const View& workspace, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    const cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
+    const cudaStream_t stream = stream_of(context);
     const auto run = [&](auto tag, auto scheme) {
-        pcm::run_backward<decltype(tag), decltype(scheme)>(grad, cam, feature, out, denominator, static_cast<float>(eps),
-                                                           grad_cam, grad_feature, workspace, stream);
+        run_backward<decltype(tag), decltype(scheme)>(grad, cam, feature, out, denominator, static_cast<float>(eps), grad_cam,
+                                                      grad_feature, workspace, stream);
     };
-    if (cam.dtype == DType::kFloat32) return run(float{}, pcm::F32Scheme{});
-    if (cam.dtype == DType::kFloat16) return run(f16{}, pcm::F16GradientScheme{});
-    return run(bf16{}, pcm::Bf16Scheme{});
+    if (cam.dtype == DType::kFloat32) return run(float{}, F32Scheme{});
+    if (cam.dtype == DType::kFloat16) return run(f16{}, F16GradientScheme{});
+    return run(bf16{}, Bf16Scheme{});
 }
 
-}  // namespace wsss
+}  // namespace wsss::pcm

@@ -11,8 +11,7 @@
 
 #include "pcm/pcm_tile.cuh"
 
-namespace wsss {
-namespace pcm {
+namespace wsss::pcm {
 
 constexpr int kGradientWarps = 8, kGradientThreads = 32 * kGradientWarps;
 constexpr int kGradientRowTiles = 2;  // of 16 rows a warp
@@ -248,5 +247,4 @@ __global__ void __launch_bounds__(kGradientThreads, 1) pcm_gradient_kernel(Gradi
     }
 }
 
-}  // namespace pcm
-}  // namespace wsss
+}  // namespace wsss::pcm

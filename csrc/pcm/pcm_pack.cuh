@@ -11,8 +11,7 @@
 
 #include "pcm/pcm_tile.cuh"
 
-namespace wsss {
-namespace pcm {
+namespace wsss::pcm {
 
 constexpr int kPackThreads = 256;
 constexpr int kPackWarps = kPackThreads / 32;
@@ -69,6 +68,16 @@ struct PackArguments {
     float* norms;         // the same; null: not wanted
     int64_t pixels, padded_pixels, depth, padded_depth, classes, value_rows, blocks;
     float eps;
+
+    void set_sizes(const Geometry& geometry) {
+        pixels = geometry.pixels;
+        padded_pixels = geometry.padded_pixels;
+        depth = geometry.depth;
+        padded_depth = geometry.padded_depth;
+        classes = geometry.classes;
+        value_rows = geometry.value_rows;
+        blocks = geometry.pixel_count() / kPixelGroup;
+    }
 };
 
 // 2^-e for the e above; what makes x / Inf = 0 and Inf / Inf = NaN come out as PyTorch's division does.
@@ -162,5 +171,4 @@ __device__ void pack_feature(const PackArguments<T>& a, int64_t block) {
     }
 }
 
-}  // namespace pcm
-}  // namespace wsss
+}  // namespace wsss::pcm

@@ -26,8 +26,7 @@
 #include "common/view.h"
 #include "common/workspace.h"
 
-namespace wsss {
-namespace pcm {
+namespace wsss::pcm {
 
 constexpr int kChunk = 64;          // columns of a tile
 constexpr int kQueryTile = 128;     // rows of a query tile, and what pixels are padded to
@@ -271,19 +270,6 @@ inline size_t shared_limit() {
 #endif
 }
 
-inline unsigned grid_size(int64_t blocks) {
-    if (blocks > 0x7fffffff)
-        launch_failed("pcm", "the input needs " + std::to_string(blocks) + " blocks, at most 2147483647 are possible");
-    return static_cast<unsigned>(blocks);
-}
-
-// The start of the workspace, rounded up: 16-byte copies need it, a caller's pointer may not be.
-constexpr int64_t kWorkspaceAlignment = 256;
-inline void* aligned(const View& workspace) {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(workspace.data);
-    return reinterpret_cast<void*>((address + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment);
-}
-
 struct Operands {
     const uint16_t* rows;
     const uint16_t* values;
@@ -298,5 +284,4 @@ void accumulate(const Geometry& geometry, const Operands& operands, float* parti
                 cudaStream_t stream);
 int64_t accumulate_partial_count(const Geometry& geometry);
 
-}  // namespace pcm
-}  // namespace wsss
+}  // namespace wsss::pcm

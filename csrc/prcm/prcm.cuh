@@ -9,8 +9,7 @@
 #include "common/workspace.h"
 #include "prcm/prcm.h"
 
-namespace wsss {
-namespace prcm {
+namespace wsss::prcm {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
@@ -23,6 +22,7 @@ constexpr int kMostSeedChunks = 64;  // of the pixels that Z sums over
 // Pixels in tiles, tiles in at most `most` chunks.
 struct Cut {
     int64_t pixels, chunk, chunks;  // pixels a chunk: a multiple of the tile
+    Cut() = default;
     Cut(int64_t pixels, int64_t tile, int64_t most)
         : pixels(pixels),
           chunk(ceil_div(ceil_div(pixels, tile), most) * tile),
@@ -72,5 +72,4 @@ void launch_phases(void (*kernel)(Arguments), int64_t tasks, cudaStream_t stream
                        arguments);
 }
 
-}  // namespace prcm
-}  // namespace wsss
+}  // namespace wsss::prcm

@@ -21,7 +21,7 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 
-namespace wsss {
+namespace wsss::prcm {
 namespace {
 
 constexpr int64_t kBlock = 96;         // pixels; a multiple of every kPanel
@@ -32,8 +32,8 @@ constexpr int64_t kColumnPadding = 8;  // the widest half vector: columns are pa
 // The sizes, and the workspace cut into arrays. Sum is float or double.
 template <class Sum>
 struct Work {
-    PrcmShape shape;
-    PrcmOptions options;
+    Shape shape;
+    Options options;
     int threads;
     int64_t pixels, blocks;  // P, and blocks of kBlock in it
     int64_t run;             // blocks of a run, at most kRun
@@ -71,7 +71,7 @@ struct Source : Strided<T> {
 
 // Cuts the workspace; over a null Carver it only measures.
 template <class Sum>
-Work<Sum> plan(const PrcmShape& shape, const PrcmOptions& options, bool backward, const Context& context, Carver* carver) {
+Work<Sum> plan(const Shape& shape, const Options& options, bool backward, const Context& context, Carver* carver) {
     Work<Sum> work{};
     work.shape = shape;
     work.options = options;
@@ -99,8 +99,8 @@ Work<Sum> plan(const PrcmShape& shape, const PrcmOptions& options, bool backward
 #include "common/simd_foreach.h"
 
 template <class T>
-void forward(const PrcmShape& shape, const PrcmOptions& options, const PrcmInputs& in, const PrcmOutputs& out,
-             const View& workspace, const Context& context) {
+void forward_typed(const Shape& shape, const Options& options, const Inputs& in, const Outputs& out, const View& workspace,
+                   const Context& context) {
     using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const Work<Sum> work = plan<Sum>(shape, options, false, context, &carver);
@@ -108,15 +108,15 @@ void forward(const PrcmShape& shape, const PrcmOptions& options, const PrcmInput
 }
 
 template <class T>
-void backward(const PrcmShape& shape, const PrcmOptions& options, const PrcmBackwardInputs& in, const PrcmGradients& out,
-              const View& workspace, const Context& context) {
+void backward_typed(const Shape& shape, const Options& options, const BackwardInputs& in, const Gradients& out,
+                    const View& workspace, const Context& context) {
     using Sum = SumOf<T>;
     Carver carver(workspace.data);
     const Work<Sum> work = plan<Sum>(shape, options, true, context, &carver);
     WSSS_SIMD_CALL(run_backward<T, Sum>)(work, in, out);
 }
 
-int64_t workspace_bytes(const PrcmShape& shape, DType dtype, bool backward, const Context& context) {
+int64_t workspace_bytes(const Shape& shape, DType dtype, bool backward, const Context& context) {
     return planned_bytes(dtype, [&](auto sum, Carver* carver) { plan<decltype(sum)>(shape, {}, backward, context, carver); });
 }
 
@@ -126,27 +126,27 @@ void fill_zero(const View& view) {
 
 }  // namespace
 
-int64_t prcm_forward_workspace_cpu(const PrcmShape& shape, DType dtype, const Context& context) {
+int64_t forward_workspace_cpu(const Shape& shape, DType dtype, const Context& context) {
     return workspace_bytes(shape, dtype, false, context);
 }
 
-int64_t prcm_backward_workspace_cpu(const PrcmShape& shape, DType dtype, const Context& context) {
+int64_t backward_workspace_cpu(const Shape& shape, DType dtype, const Context& context) {
     return workspace_bytes(shape, dtype, true, context);
 }
 
-void prcm_forward_cpu(const PrcmShape& shape, const PrcmOptions& options, const PrcmInputs& in, const PrcmOutputs& out,
-                      const View& workspace, const Context& context) {
-    with_type(in.cam.dtype, [&](auto type) { forward<decltype(type)>(shape, options, in, out, workspace, context); });
+void forward_cpu(const Shape& shape, const Options& options, const Inputs& in, const Outputs& out, const View& workspace,
+                 const Context& context) {
+    with_type(in.cam.dtype, [&](auto type) { forward_typed<decltype(type)>(shape, options, in, out, workspace, context); });
 }
 
-void prcm_backward_cpu(const PrcmShape& shape, const PrcmOptions& options, const PrcmBackwardInputs& in, const PrcmGradients& out,
-                       const View& workspace, const Context& context) {
+void backward_cpu(const Shape& shape, const Options& options, const BackwardInputs& in, const Gradients& out,
+                  const View& workspace, const Context& context) {
     if (in.cam.numel() == 0) {  // nothing was computed, nothing moves
         fill_zero(out.query);
         fill_zero(out.phi);
         return;
     }
-    with_type(in.cam.dtype, [&](auto type) { backward<decltype(type)>(shape, options, in, out, workspace, context); });
+    with_type(in.cam.dtype, [&](auto type) { backward_typed<decltype(type)>(shape, options, in, out, workspace, context); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::prcm

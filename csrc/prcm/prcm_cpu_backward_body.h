@@ -38,7 +38,7 @@ void similarity_gradient(const Work<Sum>& work, const Source<T>& grad, const Sou
 template <class T, class Sum>
 void query_gradient(const Work<Sum>& work, const Source<T>& query, int64_t slot, int64_t image, int64_t block, const Sum* maps,
                     Sum* tile, T* out) {
-    const PrcmShape& shape = work.shape;
+    const Shape& shape = work.shape;
     const int64_t pixel = block * kBlock, count = std::min(kBlock, work.pixels - pixel), width = work.width;
     alignas(64) Sum value[kBlock];
     for (int64_t first = 0; first < shape.c2; first += kChannels) {
@@ -61,12 +61,12 @@ void query_gradient(const Work<Sum>& work, const Source<T>& query, int64_t slot,
 // dkey of one image in the order of key, with the mask of its ReLU; and the proxies in padded rows
 template <class Sum>
 void key_gradient(const Work<Sum>& work, const Sum* key, const Sum* proxy, int64_t slot) {
-    const PrcmShape& shape = work.shape;
+    const Shape& shape = work.shape;
     const Sum* product = work.product + slot * work.product_channels() * work.width;
     Sum* gradient = work.key_gradient + slot * work.key_rows() * shape.c;
     for (int64_t d = 0; d < shape.c2; ++d)
         for (int64_t c = 0; c < shape.c; ++c) {
-            const int64_t i = PrcmOptions::key_index(shape, work.options.view, c, d);
+            const int64_t i = Options::key_index(shape, work.options.view, c, d);
             gradient[i] = key[i] <= 0 ? 0 : product[d * work.width + c];
         }
     std::fill(gradient + shape.c2 * shape.c, gradient + work.key_rows() * shape.c, Sum(0));
@@ -77,8 +77,8 @@ void key_gradient(const Work<Sum>& work, const Sum* key, const Sum* proxy, int64
 }
 
 template <class T, class Sum>
-void run_backward(const Work<Sum>& work, const PrcmBackwardInputs& in, const PrcmGradients& out) {
-    const PrcmShape& shape = work.shape;
+void run_backward(const Work<Sum>& work, const BackwardInputs& in, const Gradients& out) {
+    const Shape& shape = work.shape;
     const Source<T> grad(in.grad), cam(in.cam), query(in.query);
     const Sum *gate = in.gate.as<const Sum>(), *key = in.key.as<const Sum>(), *proxy = in.proxy.as<const Sum>();
     const int64_t key_size = shape.c2 * shape.c, parts = ceil_div(shape.c2, kChannels), phi_width = work.proxy_width();

@@ -124,7 +124,7 @@ void arrange_keys(const Work<Sum>& work, const Sum* key, Sum factor, Sum* keys) 
     for (int64_t d = 0; d < work.shape.c2; ++d)
         for (int64_t c = 0; c < work.width; ++c)
             keys[d * work.width + c] =
-                c < work.shape.c ? factor * key[PrcmOptions::key_index(work.shape, work.options.view, c, d)] : 0;
+                c < work.shape.c ? factor * key[Options::key_index(work.shape, work.options.view, c, d)] : 0;
     std::fill(keys + work.shape.c2 * work.width, keys + work.key_rows() * work.width, Sum(0));
 }
 
@@ -163,7 +163,7 @@ void weigh_block(const Work<Sum>& work, const Source<T>& cam, int64_t slot, int6
 // key = relu(phi Z^T) for kChannels rows, with Z divided by the sums of its weights at last
 template <class Sum>
 void key_block(const Work<Sum>& work, int64_t slot, int64_t part, Sum* tile, Sum* key) {
-    const PrcmShape& shape = work.shape;
+    const Shape& shape = work.shape;
     const int64_t first = part * kChannels, width = work.width, rows = std::min(kChannels, shape.c2 - first);
     const Sum* product = work.product + slot * work.product_channels() * width;
     const Sum* sums = product + shape.c1 * width;
@@ -206,7 +206,7 @@ void softmax_over_classes(Sum* maps, int64_t classes) {
 template <class T, class Sum>
 void gate_block(const Work<Sum>& work, const Source<T>& cam, const Source<T>& query, int64_t slot, int64_t image, int64_t block,
                 Sum* maps, Sum* queries, Sum* gate, T* out) {
-    const PrcmShape& shape = work.shape;
+    const Shape& shape = work.shape;
     const int64_t first = block * kBlock, count = std::min(kBlock, work.pixels - first), width = work.width;
     const Sum* in_place = work.options.rectify ? nullptr : pixels_in_place(work, query, image, 0, block);
     for (int64_t d = 0; d < shape.c2 && !in_place; ++d) {
@@ -262,8 +262,8 @@ void softmax_over_pixels(const Work<Sum>& work, const Source<T>& cam, int64_t im
 }
 
 template <class T, class Sum>
-void run_forward(const Work<Sum>& work, const PrcmInputs& in, const PrcmOutputs& out) {
-    const PrcmShape& shape = work.shape;
+void run_forward(const Work<Sum>& work, const Inputs& in, const Outputs& out) {
+    const Shape& shape = work.shape;
     const Source<T> cam(in.cam), x(in.x), query(in.query);
     Sum *gate = out.gate.as<Sum>(), *proxy = out.proxy.as<Sum>(), *keys = out.key.as<Sum>();
     const int64_t phi_width = work.proxy_width();

@@ -4,12 +4,10 @@
 //     3. S = scale K query: a task is some pixels; over classes also its softmax and the result, else parts of its softmax
 //     4. over pixels: the softmax and the result
 // Memory: x and the query are read once, S stays in the gate. The arithmetic (51 MFLOP at 56 x 56) is far below what the memory
-// allows: three barriers and four dependent trips to memory decide. Estimate for an H200, 56 x 56, 21 classes: 7 us. Never run
-// on a GPU.
+// allows: three barriers and four dependent trips to memory decide.
 #include "prcm/prcm.cuh"
 
-namespace wsss {
-namespace prcm {
+namespace wsss::prcm {
 
 constexpr int kSeedTile = 128;    // pixels of phase 1 in shared memory
 constexpr int kSeedClasses = 8;   // classes at a time: one a warp
@@ -20,8 +18,8 @@ constexpr int kRange = 4 * kThreads;  // pixels a task of phase 4
 
 template <class T>
 struct ForwardArguments {
-    PrcmShape shape;
-    PrcmOptions options;
+    Shape shape;
+    Options options;
     StridedPixels<T> cam, x, query;
     const T* phi;
     int64_t phi_row, phi_column;
@@ -165,7 +163,7 @@ __device__ void similarity(const ForwardArguments<T>& a, int64_t image, int64_t 
             for (int i = threadIdx.x; i < kDepthTile * kClassTile; i += kThreads) {
                 const int64_t d = depth + i / kClassTile, c = first + i % kClassTile;
                 keys[i / kClassTile][i % kClassTile] =
-                    d < a.shape.c2 && c < a.shape.c ? key[PrcmOptions::key_index(a.shape, a.options.view, c, d)] : 0.0f;
+                    d < a.shape.c2 && c < a.shape.c ? key[Options::key_index(a.shape, a.options.view, c, d)] : 0.0f;
             }
             __syncthreads();
 #pragma unroll 4
@@ -259,7 +257,7 @@ struct ForwardWorkspace {
     float* seed_sums;
     float2* gate_parts;
 
-    ForwardWorkspace(void* start, const PrcmShape& s)
+    ForwardWorkspace(void* start, const Shape& s)
         : carver(start), seed(s.pixels(), kSeedTile, kMostSeedChunks), map(s.pixels(), kTile, kMostChunks) {
         seed_parts = carver.take<float2>(s.n * s.c * seed.chunks);
         seed_sums = carver.take<float>(s.n * seed.chunks * s.c * s.c1);
@@ -268,46 +266,43 @@ struct ForwardWorkspace {
 };
 
 template <class T>
-void run_forward(const PrcmShape& shape, const PrcmOptions& options, const PrcmInputs& in, const PrcmOutputs& out,
-                 const View& workspace, cudaStream_t stream) {
+void run_forward(const Shape& shape, const Options& options, const Inputs& in, const Outputs& out, const View& workspace,
+                 cudaStream_t stream) {
     const ForwardWorkspace space(workspace.data, shape);
-    const ForwardArguments<T> a{shape,
-                                options,
-                                StridedPixels<T>(in.cam),
-                                StridedPixels<T>(in.x),
-                                StridedPixels<T>(in.query),
-                                in.phi.as<const T>(),
-                                in.phi.stride[0],
-                                in.phi.stride[1],
-                                out.out.as<T>(),
-                                out.gate.as<float>(),
-                                out.proxy.as<float>(),
-                                out.key.as<float>(),
-                                space.seed,
-                                space.map,
-                                space.seed_parts,
-                                space.seed_sums,
-                                space.gate_parts};
+    ForwardArguments<T> a{};
+    a.shape = shape;
+    a.options = options;
+    a.cam = StridedPixels<T>(in.cam);
+    a.x = StridedPixels<T>(in.x);
+    a.query = StridedPixels<T>(in.query);
+    a.phi = in.phi.as<const T>();
+    a.phi_row = in.phi.stride[0];
+    a.phi_column = in.phi.stride[1];
+    a.out = out.out.as<T>();
+    a.gate = out.gate.as<float>();
+    a.proxy = out.proxy.as<float>();
+    a.key = out.key.as<float>();
+    a.seed = space.seed;
+    a.map = space.map;
+    a.seed_parts = space.seed_parts;
+    a.seed_sums = space.seed_sums;
+    a.gate_parts = space.gate_parts;
     int64_t tasks = a.seed_tasks();
     for (const int64_t other : {a.key_tasks(), a.map_tasks(), a.finish_tasks()}) tasks = tasks < other ? other : tasks;
     launch_phases(prcm_forward_kernel<T>, tasks, stream, a);
 }
 
 }  // namespace
-}  // namespace prcm
 
-int64_t prcm_forward_workspace_cuda(const PrcmShape& shape, DType, const Context&) {
-    return prcm::ForwardWorkspace(nullptr, shape).carver.used();
+int64_t forward_workspace_cuda(const Shape& shape, DType, const Context&) {
+    return ForwardWorkspace(nullptr, shape).carver.used();
 }
 
-void prcm_forward_cuda(const PrcmShape& shape, const PrcmOptions& options, const PrcmInputs& in, const PrcmOutputs& out,
-                       const View& workspace, const Context& context) {
+void forward_cuda(const Shape& shape, const Options& options, const Inputs& in, const Outputs& out, const View& workspace,
+                  const Context& context) {
     const DeviceGuard guard(context.device.index);
-    const cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
-    auto run = in.cam.dtype == DType::kFloat32   ? prcm::run_forward<float>
-               : in.cam.dtype == DType::kFloat16 ? prcm::run_forward<f16>
-                                                 : prcm::run_forward<bf16>;
-    run(shape, options, in, out, workspace, stream);
+    const cudaStream_t stream = stream_of(context);
+    with_device_type(in.cam.dtype, [&](auto type) { run_forward<decltype(type)>(shape, options, in, out, workspace, stream); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::prcm

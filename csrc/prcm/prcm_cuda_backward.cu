@@ -2,12 +2,10 @@
 //     1. over pixels: the sums of t, in parts
 //     2. dS of some pixels; dquery = K^T dS; dK = dS query^T of these pixels, in the order of key: a part of dkey
 //     3. dphi = [key > 0] dkey Z out of the parts: a task is a row of phi
-// Memory: the query is read once and its gradient written once; nothing of P x C2 besides. Estimate for an H200, 56 x 56, 21
-// classes: 9 us. Never run on a GPU.
+// Memory: the query is read once and its gradient written once; nothing of P x C2 besides.
 #include "prcm/prcm.cuh"
 
-namespace wsss {
-namespace prcm {
+namespace wsss::prcm {
 
 constexpr int kSumTile = 256;                      // pixels of a part of phase 1, at least
 constexpr int kWarpDepth = kDepthTile / kWarps;    // channels of dquery a thread
@@ -18,8 +16,8 @@ constexpr int kPixelPitch = kTile + 1;             // none along channels
 
 template <class T>
 struct BackwardArguments {
-    PrcmShape shape;
-    PrcmOptions options;
+    Shape shape;
+    Options options;
     StridedPixels<T> grad, cam, query;
     const float *gate, *proxy, *key;
     T *grad_query, *grad_phi;  // null: not wanted
@@ -108,7 +106,7 @@ __device__ void differentiate_tile(const BackwardArguments<T>& a, int64_t image,
             for (int i = threadIdx.x; i < kDepthTile * kClassTile; i += kThreads) {
                 const int64_t d = depth + i / kClassTile, c = first + i % kClassTile;
                 keys[i % kClassTile][i / kClassTile] =
-                    d < a.shape.c2 && c < a.shape.c ? key[PrcmOptions::key_index(a.shape, a.options.view, c, d)] : 0.0f;
+                    d < a.shape.c2 && c < a.shape.c ? key[Options::key_index(a.shape, a.options.view, c, d)] : 0.0f;
             }
             __syncthreads();
             if (a.grad_query)
@@ -132,7 +130,7 @@ __device__ void differentiate_tile(const BackwardArguments<T>& a, int64_t image,
                 for (int j = 0; j < kWarpClasses; ++j) {
                     const int64_t d = depth + lane + 32 * i, c = first + warp * kWarpClasses + j;
                     if (d >= a.shape.c2 || c >= a.shape.c) continue;
-                    float* const to = key_part + PrcmOptions::key_index(a.shape, a.options.view, c, d);
+                    float* const to = key_part + Options::key_index(a.shape, a.options.view, c, d);
                     *to = tile == chunk * a.map.chunk ? sums[i][j] : *to + sums[i][j];  // no other thread has this place
                 }
         }
@@ -205,7 +203,7 @@ struct BackwardWorkspace {
     Cut sum, map;
     float *sums, *key_parts;
 
-    BackwardWorkspace(void* start, const PrcmShape& s)
+    BackwardWorkspace(void* start, const Shape& s)
         : carver(start), sum(s.pixels(), kSumTile, kMostSeedChunks), map(s.pixels(), kTile, kMostChunks) {
         sums = carver.take<float>(s.n * s.c * sum.chunks);
         key_parts = carver.take<float>(s.n * map.chunks * s.c2 * s.c);
@@ -213,49 +211,46 @@ struct BackwardWorkspace {
 };
 
 template <class T>
-void run_backward(const PrcmShape& shape, const PrcmOptions& options, const PrcmBackwardInputs& in, const PrcmGradients& out,
+void run_backward(const Shape& shape, const Options& options, const BackwardInputs& in, const Gradients& out,
                   const View& workspace, cudaStream_t stream) {
     const BackwardWorkspace space(workspace.data, shape);
-    const BackwardArguments<T> a{shape,
-                                 options,
-                                 StridedPixels<T>(in.grad),
-                                 StridedPixels<T>(in.cam),
-                                 StridedPixels<T>(in.query),
-                                 in.gate.as<const float>(),
-                                 in.proxy.as<const float>(),
-                                 in.key.as<const float>(),
-                                 out.query.as<T>(),
-                                 out.phi.as<T>(),
-                                 space.sum,
-                                 space.map,
-                                 space.sums,
-                                 space.key_parts};
+    BackwardArguments<T> a{};
+    a.shape = shape;
+    a.options = options;
+    a.grad = StridedPixels<T>(in.grad);
+    a.cam = StridedPixels<T>(in.cam);
+    a.query = StridedPixels<T>(in.query);
+    a.gate = in.gate.as<const float>();
+    a.proxy = in.proxy.as<const float>();
+    a.key = in.key.as<const float>();
+    a.grad_query = out.query.as<T>();
+    a.grad_phi = out.phi.as<T>();
+    a.sum = space.sum;
+    a.map = space.map;
+    a.sums = space.sums;
+    a.key_parts = space.key_parts;
     int64_t tasks = a.map_tasks();
     for (const int64_t other : {ceil_div(a.sum_tasks(), kWarps), a.phi_tasks()}) tasks = tasks < other ? other : tasks;
     launch_phases(prcm_backward_kernel<T>, tasks, stream, a);
 }
 
 }  // namespace
-}  // namespace prcm
 
-int64_t prcm_backward_workspace_cuda(const PrcmShape& shape, DType, const Context&) {
-    return prcm::BackwardWorkspace(nullptr, shape).carver.used();
+int64_t backward_workspace_cuda(const Shape& shape, DType, const Context&) {
+    return BackwardWorkspace(nullptr, shape).carver.used();
 }
 
-void prcm_backward_cuda(const PrcmShape& shape, const PrcmOptions& options, const PrcmBackwardInputs& in,
-                        const PrcmGradients& out, const View& workspace, const Context& context) {
+void backward_cuda(const Shape& shape, const Options& options, const BackwardInputs& in, const Gradients& out,
+                   const View& workspace, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    const cudaStream_t stream = static_cast<cudaStream_t>(context.stream);
+    const cudaStream_t stream = stream_of(context);
     if (in.cam.numel() == 0) {  // nothing was computed, nothing moves
         for (const View& gradient : {out.query, out.phi})
             if (gradient)
                 fill_bytes("prcm", gradient.data, 0, static_cast<size_t>(gradient.numel() * bytes(gradient.dtype)), stream);
         return;
     }
-    auto run = in.cam.dtype == DType::kFloat32   ? prcm::run_backward<float>
-               : in.cam.dtype == DType::kFloat16 ? prcm::run_backward<f16>
-                                                 : prcm::run_backward<bf16>;
-    run(shape, options, in, out, workspace, stream);
+    with_device_type(in.cam.dtype, [&](auto type) { run_backward<decltype(type)>(shape, options, in, out, workspace, stream); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::prcm

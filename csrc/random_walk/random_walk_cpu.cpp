@@ -26,7 +26,7 @@
 #include "common/workspace.h"
 #include "random_walk/series.h"
 
-namespace wsss {
+namespace wsss::random_walk {
 namespace {
 
 constexpr int kRows = 4;                 // of a tile; at most 2 more than the shortest column of a disc
@@ -39,7 +39,7 @@ constexpr int64_t kLargeGrid = 1 << 14;  // pixels; from here on rows of tiles a
 struct Grid {
     int64_t h, w, tile_rows, columns, pitch, origin, plane;
 
-    Grid(const WalkShape& shape, int64_t reach)
+    Grid(const Shape& shape, int64_t reach)
         : h(shape.h), w(shape.w), tile_rows(ceil_div(h, kRows)), columns(round_up(w, kColumnPadding)) {
         const int64_t margin = round_up(reach, kColumnPadding);
         pitch = margin + columns;
@@ -52,16 +52,16 @@ struct Grid {
 
 template <class Sum>
 struct Work {
-    WalkShape shape;
-    WalkSettings settings;
-    WalkDisc disc;
+    Shape shape;
+    Settings settings;
+    Disc disc;
     Grid grid;
     int whole_beta = -1;  // -1: not whole
     int64_t pairs = 0;    // E
     int64_t images = 0;   // in flight
     bool large = false;
     int threads = 1;
-    WalkSeries series{};
+    Series series{};
     int64_t tile_row_weights = 0;  // in a row of tiles
     // an image, each:
     Sum* planes = nullptr;   // [E][plane]                                          A^beta, 0 where there is no pair
@@ -71,18 +71,10 @@ struct Work {
     std::atomic<bool>* out_of_range = nullptr;
 };
 
-PairOffset offset_of_plane(int64_t radius, int64_t plane) {
-    PairOffset found{};
-    for_each_pair_offset(static_cast<int>(radius), [&](int64_t index, PairOffset offset) {
-        if (index == plane) found = offset;
-    });
-    return found;
-}
-
 // Cuts the workspace; over a null Carver it only measures.
 template <class Sum>
-Work<Sum> plan(const WalkShape& shape, const WalkSettings& settings, const Context& context, Carver* carver) {
-    Work<Sum> work{shape, settings, WalkDisc(static_cast<int>(settings.radius)), Grid(shape, settings.radius - 1)};
+Work<Sum> plan(const Shape& shape, const Settings& settings, const Context& context, Carver* carver) {
+    Work<Sum> work{shape, settings, Disc(static_cast<int>(settings.radius)), Grid(shape, settings.radius - 1)};
     work.whole_beta = whole_beta(settings.beta);
     work.pairs = pair_offset_count(static_cast<int>(settings.radius));
     work.large = shape.pixels() >= kLargeGrid;
@@ -99,14 +91,14 @@ Work<Sum> plan(const WalkShape& shape, const WalkSettings& settings, const Conte
 #include "common/simd_foreach.h"
 
 template <class T>
-void run(const View& cam, const View& affinity, const WalkSettings& settings, const View& out, const View& workspace,
-         const Context& context) {
+void run_typed(const View& cam, const View& affinity, const Settings& settings, const View& out, const View& workspace,
+               const Context& context) {
     using Sum = SumOf<T>;
     Carver carver(workspace.data);
-    const WalkShape shape{cam.size[0], cam.size[1], cam.size[2], cam.size[3]};
+    const Shape shape{cam.size[0], cam.size[1], cam.size[2], cam.size[3]};
     Work<Sum> work = plan<Sum>(shape, settings, context, &carver);
     if (work.pairs == 0) work.settings.steps = 0;  // T is the identity
-    if (settings.chebyshev) work.series = walk_series(work.settings.steps, settings.tolerance, shape.pixels(), work.pairs);
+    if (settings.chebyshev) work.series = series_for(work.settings.steps, settings.tolerance, shape.pixels(), work.pairs);
     std::atomic<bool> out_of_range{false};
     work.out_of_range = &out_of_range;
     WSSS_SIMD_CALL(run_walk<T, Sum>)(work, Strided<T>(cam), Strided<T>(affinity), out.as<T>());
@@ -114,13 +106,13 @@ void run(const View& cam, const View& affinity, const WalkSettings& settings, co
 
 }  // namespace
 
-int64_t random_walk_workspace_cpu(const WalkShape& shape, DType dtype, const WalkSettings& settings, const Context& context) {
+int64_t workspace_cpu(const Shape& shape, DType dtype, const Settings& settings, const Context& context) {
     return planned_bytes(dtype, [&](auto sum, Carver* carver) { plan<decltype(sum)>(shape, settings, context, carver); });
 }
 
-void random_walk_run_cpu(const View& cam, const View& affinity, const WalkSettings& settings, const View& out,
-                         const View& workspace, const Context& context) {
-    with_type(cam.dtype, [&](auto type) { run<decltype(type)>(cam, affinity, settings, out, workspace, context); });
+void run_cpu(const View& cam, const View& affinity, const Settings& settings, const View& out, const View& workspace,
+             const Context& context) {
+    with_type(cam.dtype, [&](auto type) { run_typed<decltype(type)>(cam, affinity, settings, out, workspace, context); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::random_walk

@@ -16,7 +16,7 @@ Vec<Sum> power(Vec<Sum> base, int whole, Sum beta) {
 template <class T, class Sum>
 void read_plane(const Work<Sum>& work, const Strided<T>& affinity, int64_t image, int64_t e, Sum* plane) {
     const Grid& grid = work.grid;
-    const PairOffset offset = offset_of_plane(work.settings.radius, e);
+    const PairOffset offset = offset_of(static_cast<int>(work.settings.radius), static_cast<int>(e));
     const int64_t margin = work.settings.published ? work.disc.reach : 0;
     const int64_t y_end = grid.h - std::max<int64_t>(offset.dy, margin);
     const int64_t x_begin = std::max<int64_t>(-offset.dx, margin), x_end = grid.w - std::max<int64_t>(offset.dx, margin);
@@ -42,7 +42,7 @@ void read_plane(const Work<Sum>& work, const Strided<T>& affinity, int64_t image
 // Calls visit(dy, dx, row) for the weights of a tile in the order in which a step reads them: columns of the disc; in each, the
 // rows of the state that it touches; for each of those, the rows of the tile that it serves.
 template <class Visit>
-void for_each_weight(const WalkDisc& disc, Visit visit) {
+void for_each_weight(const Disc& disc, Visit visit) {
     for (int dx = -disc.reach; dx <= disc.reach; ++dx) {
         const int height = disc.width[std::abs(dx)];
         for (int i = 0; i <= 2 * height + kRows - 1; ++i)

@@ -3,17 +3,16 @@
 // radius and the device alone. Weights and state are float32: 16-bit weights would leave the bound of 1e-4 after 256 steps.
 //
 // Memory: none for the first, 4 (E + 1) + 48 ceil(C / 4) bytes a pixel for the second. Deterministic: a thread owns its pixels.
-// Affinities outside [0, 1] are not looked for. Estimates stand in the two files. Never run on a GPU.
+// Affinities outside [0, 1] are not looked for.
 #include "random_walk/random_walk.h"
 
 #include "random_walk/walk_cluster.cuh"
 #include "random_walk/walk_grid.cuh"
 
-namespace wsss {
-namespace walk {
+namespace wsss::random_walk {
 
 template <class T>
-bool on_chip(const WalkShape& shape, const WalkSettings& settings) {
+bool on_chip(const Shape& shape, const Settings& settings) {
     if (settings.radius != kClusterRadius || shape.n * shape.c > INT32_MAX / kClusterBlocks) return false;
     const Strips strips(shape.h, shape.w);
     return strips.fits && can_launch_cluster("random_walk", kClusterBlocks, random_walk_cluster_kernel<T>,
@@ -21,7 +20,7 @@ bool on_chip(const WalkShape& shape, const WalkSettings& settings) {
 }
 
 template <class T>
-int64_t workspace(const WalkShape& shape, const WalkSettings& settings, const Context& context) {
+int64_t workspace_bytes(const Shape& shape, const Settings& settings, const Context& context) {
     const DeviceGuard device(context.device.index);
     if (on_chip<T>(shape, settings)) return 0;
     Carver measure;
@@ -30,11 +29,11 @@ int64_t workspace(const WalkShape& shape, const WalkSettings& settings, const Co
 }
 
 template <class T>
-void run(const View& cam, const View& affinity, const WalkSettings& settings, const View& out, const View& workspace,
-         const Context& context) {
+void run_typed(const View& cam, const View& affinity, const Settings& settings, const View& out, const View& workspace,
+               const Context& context) {
     const DeviceGuard device(context.device.index);
-    const auto stream = static_cast<cudaStream_t>(context.stream);
-    const WalkShape shape{cam.size[0], cam.size[1], cam.size[2], cam.size[3]};
+    const auto stream = stream_of(context);
+    const Shape shape{cam.size[0], cam.size[1], cam.size[2], cam.size[3]};
     if (shape.pixels() > INT32_MAX) fail("random_walk", "cam", "have fewer than 2^31 pixels an image on CUDA", cam.shape());
     const Problem<T> problem(cam, affinity, out, settings);
     if (on_chip<T>(shape, settings)) {
@@ -53,20 +52,13 @@ void run(const View& cam, const View& affinity, const WalkSettings& settings, co
                        dim3(kGridThreads), 0, stream, problem, padded, buffers);
 }
 
-}  // namespace walk
-
-int64_t random_walk_workspace_cuda(const WalkShape& shape, DType dtype, const WalkSettings& settings, const Context& context) {
-    return dtype == DType::kFloat32    ? walk::workspace<float>(shape, settings, context)
-           : dtype == DType::kBFloat16 ? walk::workspace<bf16>(shape, settings, context)
-                                       : walk::workspace<f16>(shape, settings, context);
+int64_t workspace_cuda(const Shape& shape, DType dtype, const Settings& settings, const Context& context) {
+    return with_device_type(dtype, [&](auto type) { return workspace_bytes<decltype(type)>(shape, settings, context); });
 }
 
-void random_walk_run_cuda(const View& cam, const View& affinity, const WalkSettings& settings, const View& out,
-                          const View& workspace, const Context& context) {
-    auto call = cam.dtype == DType::kFloat32    ? walk::run<float>
-                : cam.dtype == DType::kBFloat16 ? walk::run<bf16>
-                                                : walk::run<f16>;
-    call(cam, affinity, settings, out, workspace, context);
+void run_cuda(const View& cam, const View& affinity, const Settings& settings, const View& out, const View& workspace,
+              const Context& context) {
+    with_device_type(cam.dtype, [&](auto type) { run_typed<decltype(type)>(cam, affinity, settings, out, workspace, context); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::random_walk

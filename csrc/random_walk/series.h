@@ -14,9 +14,9 @@
 #include <cmath>
 #include <cstdint>
 
-namespace wsss {
+namespace wsss::random_walk {
 
-struct WalkSeries {
+struct Series {
     int64_t steps;  // t
     int64_t last;   // the highest k that is kept
     double first;   // the coefficient of the lowest k, which is t % 2
@@ -28,13 +28,13 @@ constexpr double next_coefficient(double coefficient, int64_t steps, int64_t k) 
 }
 
 // The coefficients in turn: to be called for k = 1, 2, ... with `last`, which starts as series.first.
-constexpr double coefficient_of(const WalkSeries& series, int64_t k, double* last) {
+constexpr double coefficient_of(const Series& series, int64_t k, double* last) {
     if ((series.steps - k) % 2 != 0) return 0;
     if (k >= 2) *last = next_coefficient(*last, series.steps, k - 2);
     return *last;
 }
 
-inline WalkSeries cut_series(int64_t steps, double bound) {
+inline Series cut_series(int64_t steps, double bound) {
     constexpr double kNegligible = 1e-20;  // of the sum: what float64 cannot tell from nothing
     const int64_t lowest = steps % 2;
     int64_t last = lowest;
@@ -53,8 +53,8 @@ inline WalkSeries cut_series(int64_t steps, double bound) {
 }
 
 // The series for maps of `pixels` pixels that keeps every pixel of the result within tolerance * max|cam|.
-inline WalkSeries walk_series(int64_t steps, double tolerance, int64_t pixels, int64_t pairs) {
+inline Series series_for(int64_t steps, double tolerance, int64_t pixels, int64_t pairs) {
     return cut_series(steps, tolerance / std::sqrt(static_cast<double>(pixels) * static_cast<double>(2 * pairs + 1)));
 }
 
-}  // namespace wsss
+}  // namespace wsss::random_walk

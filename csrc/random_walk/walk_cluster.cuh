@@ -4,17 +4,12 @@
 // lies in shared memory, twice, with a halo of 4 rows and columns; a state value that a thread loads serves both of its pixels,
 // so a step loads 78 values for 136 multiply-adds. New values near an edge of the strip are also written into the halos of the
 // neighbours (distributed shared memory); one cluster barrier ends a step. Nothing but the inputs and the result touches memory.
-//
-// Estimate for an H200, 56 x 56: 224 threads a block, 550 cycles of shared memory loads and a barrier of 300
-// ns: 0.6 to 0.7 us a step, so 160 to 180 us for 256 steps and 50 us for the 78 of the series; 16 clusters run at once. Never run
-// on a GPU.
 #pragma once
 
 #include "common/workspace.h"
 #include "random_walk/walk_problem.cuh"
 
-namespace wsss {
-namespace walk {
+namespace wsss::random_walk {
 
 constexpr int kClusterRadius = 5, kReach = kClusterRadius - 1;
 constexpr int kClusterBlocks = 8;
@@ -49,7 +44,7 @@ struct Strips {
 // `begin` counts the neighbours in the columns before. The pixel itself is none.
 template <int kDx>
 struct Column {
-    static constexpr int height = WalkDisc(kClusterRadius).width[kDx < 0 ? -kDx : kDx];
+    static constexpr int height = Disc(kClusterRadius).width[kDx < 0 ? -kDx : kDx];
     static constexpr int begin = Column<kDx - 1>::begin + 2 * Column<kDx - 1>::height + (kDx - 1 != 0);
     static constexpr __host__ __device__ bool holds(int dy) { return dy >= -height && dy <= height && (kDx != 0 || dy != 0); }
     static constexpr __host__ __device__ int index(int dy) { return begin + height + dy - (kDx == 0 && dy > 0); }
@@ -182,5 +177,4 @@ __global__ void __launch_bounds__(kClusterThreads) random_walk_cluster_kernel(Pr
     if (lower) p.out[p.place(image, c, y + 1, x)] = from_float<T>(p.chebyshev ? total[1] : value[1]);
 }
 
-}  // namespace walk
-}  // namespace wsss
+}  // namespace wsss::random_walk

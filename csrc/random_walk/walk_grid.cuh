@@ -3,16 +3,12 @@
 // The weights of each pair lie in memory once, the state as float4: four classes share each weight. Both have a margin of zeros,
 // so that no neighbour needs a check. A step reads the weights twice (once for either end of a pair) and the state 2E + 1 times,
 // from L2 where they fit: at IRN's 112x112 they are 1.7 MB.
-//
-// Estimate for an H200: a barrier is 1 to 1.5 us, a step of a small grid 2 to 3 us; a large one is bound by
-// memory, 4 E bytes a pixel and step: 750x1000 at radius 5 some 25 to 50 us. Never run on a GPU.
 #pragma once
 
 #include "common/workspace.h"
 #include "random_walk/walk_problem.cuh"
 
-namespace wsss {
-namespace walk {
+namespace wsss::random_walk {
 
 constexpr int kGridThreads = 128;
 
@@ -32,7 +28,7 @@ struct Buffers {
     float4 *now, *other, *total;  // [N][chunks][plane]
 };
 
-inline Buffers carve(const WalkShape& shape, int64_t pairs, const Padded& padded, Carver* carver) {
+inline Buffers carve(const Shape& shape, int64_t pairs, const Padded& padded, Carver* carver) {
     const int64_t states = shape.n * ceil_div(shape.c, 4) * padded.plane;
     Buffers b{};
     b.weights = carver->take<float>(shape.n * pairs * padded.plane);
@@ -52,7 +48,7 @@ __device__ __forceinline__ void add_scaled(float4* sum, float factor, float4 val
 
 // Calls visit(e, offset) for the offsets of the half disc, as distances in a plane.
 template <class Visit>
-__device__ __forceinline__ void for_each_offset(const WalkDisc& disc, int64_t pitch, Visit visit) {
+__device__ __forceinline__ void for_each_offset(const Disc& disc, int64_t pitch, Visit visit) {
     int e = 0;
     for (int dy = 0; dy <= disc.reach; ++dy)
         for (int dx = dy == 0 ? 1 : -disc.width[dy]; dx <= disc.width[dy]; ++dx) visit(e++, dy * pitch + dx);
@@ -140,5 +136,4 @@ __global__ void __launch_bounds__(kGridThreads) random_walk_grid_kernel(Problem<
     }
 }
 
-}  // namespace walk
-}  // namespace wsss
+}  // namespace wsss::random_walk

@@ -6,8 +6,7 @@
 #include "random_walk/random_walk.h"
 #include "random_walk/series.h"
 
-namespace wsss {
-namespace walk {
+namespace wsss::random_walk {
 
 template <class T>
 struct Maps : Strided<T> {  // [N, channels, H, W]
@@ -21,15 +20,15 @@ template <class T>
 struct Problem {
     Maps<T> cam, affinity;
     T* out;  // contiguous
-    WalkDisc disc;
-    WalkSeries series;
+    Disc disc;
+    Series series;
     int64_t images, classes, steps;
     int h, w, pairs;
     int whole_beta;  // -1: not whole
     float beta;
     bool published, chebyshev;
 
-    Problem(const View& cam_view, const View& affinity_view, const View& out_view, const WalkSettings& settings)
+    Problem(const View& cam_view, const View& affinity_view, const View& out_view, const Settings& settings)
         : cam(cam_view),
           affinity(affinity_view),
           out(out_view.as<T>()),
@@ -41,11 +40,11 @@ struct Problem {
           h(static_cast<int>(cam_view.size[2])),
           w(static_cast<int>(cam_view.size[3])),
           pairs(static_cast<int>(affinity_view.size[1])),
-          whole_beta(wsss::whole_beta(settings.beta)),
+          whole_beta(random_walk::whole_beta(settings.beta)),
           beta(static_cast<float>(settings.beta)),
           published(settings.published),
           chebyshev(settings.chebyshev) {
-        if (chebyshev) series = walk_series(steps, settings.tolerance, int64_t{h} * w, pairs);
+        if (chebyshev) series = series_for(steps, settings.tolerance, int64_t{h} * w, pairs);
     }
 
     // How often T is applied.
@@ -106,5 +105,4 @@ __device__ __forceinline__ float first_share(const Problem<T>& p) {
     return p.chebyshev && p.steps % 2 == 0 ? static_cast<float>(p.series.first) : 0.0f;
 }
 
-}  // namespace walk
-}  // namespace wsss
+}  // namespace wsss::random_walk

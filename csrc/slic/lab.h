@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-namespace wsss {
+namespace wsss::slic {
 
 constexpr int kLabUnit = 4;             // steps in one unit of L, a and b
 constexpr int kLabRootSteps = 1 << 13;  // f is tabulated at multiples of 1 / kLabRootSteps
@@ -79,4 +79,4 @@ constexpr LabTables kLabTables = make_lab_tables();
 
 static_assert(lab_of(kLabTables, 255, 255, 255).l == 400 && lab_of(kLabTables, 0, 0, 0).l == 0);
 
-}  // namespace wsss
+}  // namespace wsss::slic

@@ -11,35 +11,30 @@
 #pragma once
 
 #include "common/cuda.cuh"
+#include "common/strided.h"
 #include "common/workspace.h"
 #include "slic/slic.h"
 
-namespace wsss {
-namespace slic_gpu {
+namespace wsss::slic {
 
-constexpr int kThreads = kSlicTileWidth * kSlicTileHeight;
-constexpr int kFields = 6;  // of SlicSums: l, a, b, x, y, count
+constexpr int kThreads = kTileWidth * kTileHeight;
+constexpr int kFields = 6;  // of Sums: l, a, b, x, y, count
 constexpr uint32_t kAllLanes = 0xffffffffu;
-static_assert(kSlicTileWidth == 32, "a warp is a row of a tile");
+static_assert(kTileWidth == 32, "a warp is a row of a tile");
 
 using Total = unsigned long long;  // a sum, modulo 2^64: negative ones wrap and come back
 using Key = unsigned long long;
 
-struct Source {
-    const uint8_t* data;
-    int64_t n, channel, y, x;  // strides
-};
-
 struct Work {
-    SlicPlan plan;
+    Plan plan;
     int64_t images, pixels, chunks, iterations;  // pixels and chunks (of kThreads pixels) an image
-    Source image, mask;                          // mask.data null: every pixel takes part
+    Strided<uint8_t> image, mask;                // mask.data null: every pixel takes part
     int* label;                                  // [N][P] of the assignment, -1 where masked; at the end the result
     // of a round
-    uint32_t* lab;          // [N][P]: L | a + 512 << 9 | b + 512 << 19 | 1 << 31 for a pixel that takes part
-    Total* totals[3];       // [N][labels][kFields], by round % 3
-    SlicCentre* candidate;  // [N][tiles][2^slot_bits]: each tile's own copy of its candidates
-    SlicCentre* centre;     // [N][labels], after the last round
+    uint32_t* lab;      // [N][P]: L | a + 512 << 9 | b + 512 << 19 | 1 << 31 for a pixel that takes part
+    Total* totals[3];   // [N][labels][kFields], by round % 3
+    Centre* candidate;  // [N][tiles][2^slot_bits]: each tile's own copy of its candidates
+    Centre* centre;     // [N][labels], after the last round
     // of segments; see slic_segments.cuh
     int *piece, *parent, *segment, *size, *first;  // [N][P]
     Key* key[2];                                   // [N][P], by turn % 2
@@ -56,14 +51,14 @@ struct alignas(16) Candidate {
 struct Tile {
     int64_t index, image;
     int x, y;  // of its corner
-    SlicRange rows, cols;
+    Range rows, cols;
 
     __device__ Tile(const Work& work, int64_t tile) : index(tile), image(tile / work.plan.tiles()) {
         const int64_t at = tile % work.plan.tiles(), row = at / work.plan.tile_cols, col = at % work.plan.tile_cols;
-        x = static_cast<int>(col) * kSlicTileWidth;
-        y = static_cast<int>(row) * kSlicTileHeight;
-        rows = slic_candidate_rows(work.plan, row);
-        cols = slic_candidate_cols(work.plan, col);
+        x = static_cast<int>(col) * kTileWidth;
+        y = static_cast<int>(row) * kTileHeight;
+        rows = candidate_rows(work.plan, row);
+        cols = candidate_cols(work.plan, col);
     }
     __device__ __forceinline__ int candidates() const { return rows.count * cols.count; }
 };
@@ -75,7 +70,7 @@ constexpr const LabTables& kDeviceLabTables = kLabTables;
 #endif
 
 __device__ __forceinline__ uint32_t pack_lab(const Work& work, int64_t image, int y, int x) {
-    const Source& mask = work.mask;
+    const Strided<uint8_t>& mask = work.mask;
     const bool takes_part = mask.data == nullptr || mask.data[image * mask.n + y * mask.y + x * mask.x] != 0;
     const uint8_t* const pixel = work.image.data + image * work.image.n + y * work.image.y + x * work.image.x;
     const Lab lab = lab_of(kDeviceLabTables, pixel[0], pixel[work.image.channel], pixel[2 * work.image.channel]);
@@ -84,22 +79,21 @@ __device__ __forceinline__ uint32_t pack_lab(const Work& work, int64_t image, in
 }
 
 // Where candidate `slot` of a tile stands in this round: moved to the mean of what the round before gave it.
-__device__ SlicCentre move_candidate(const Work& work, const Tile& tile, int slot, int64_t label, int64_t round) {
-    SlicCentre& mine = work.candidate[(tile.index << work.plan.slot_bits) + slot];
+__device__ Centre move_candidate(const Work& work, const Tile& tile, int slot, int64_t label, int64_t round) {
+    Centre& mine = work.candidate[(tile.index << work.plan.slot_bits) + slot];
     if (round == 0) {
-        mine = slic_first_centre(work.plan, label);
+        mine = first_centre(work.plan, label);
     } else {
         const Total* const total = work.totals[(round - 1) % 3] + (tile.image * work.plan.labels() + label) * kFields;
-        const SlicSums sums{static_cast<int64_t>(total[0]), static_cast<int64_t>(total[1]), static_cast<int64_t>(total[2]),
-                            static_cast<int64_t>(total[3]), static_cast<int64_t>(total[4]), static_cast<int64_t>(total[5])};
-        mine = slic_moved(mine, sums, round - 1);
+        const Sums sums{static_cast<int64_t>(total[0]), static_cast<int64_t>(total[1]), static_cast<int64_t>(total[2]),
+                        static_cast<int64_t>(total[3]), static_cast<int64_t>(total[4]), static_cast<int64_t>(total[5])};
+        mine = moved_centre(mine, sums, round - 1);
     }
     if (round == work.iterations) {
         // Every tile that has this candidate knows where it is: the one its cell's middle lies in writes it down.
-        const SlicCentre middle = slic_first_centre(work.plan, label);
-        const int x = middle.x / kSlicFraction - tile.x, y = middle.y / kSlicFraction - tile.y;
-        if (x >= 0 && x < kSlicTileWidth && y >= 0 && y < kSlicTileHeight)
-            work.centre[tile.image * work.plan.labels() + label] = mine;
+        const Centre middle = first_centre(work.plan, label);
+        const int x = middle.x / kFraction - tile.x, y = middle.y / kFraction - tile.y;
+        if (x >= 0 && x < kTileWidth && y >= 0 && y < kTileHeight) work.centre[tile.image * work.plan.labels() + label] = mine;
     }
     return mine;
 }
@@ -189,18 +183,18 @@ __device__ void find_pieces(const Work& work, const Tile& tile, int label) {
 
 // One tile in one round.
 __device__ void run_tile(const Work& work, int64_t index, int64_t round) {
-    WSSS_SHARED(candidates, Candidate[kSlicLargestSlots]);
-    WSSS_SHARED(sums, int[kSlicLargestSlots][kFields]);
-    const SlicPlan& plan = work.plan;
+    WSSS_SHARED(candidates, Candidate[kLargestSlots]);
+    WSSS_SHARED(sums, int[kLargestSlots][kFields]);
+    const Plan& plan = work.plan;
     const Tile tile(work, index);
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, row = thread / 32;
     const bool last = round == work.iterations;
     if (thread < tile.candidates()) {
         const int64_t label =
             int64_t{tile.rows.first + thread / tile.cols.count} * plan.cols + tile.cols.first + thread % tile.cols.count;
-        const SlicCentre centre = move_candidate(work, tile, thread, label, round);
-        const SlicCost colour = slic_colour_cost(plan, centre, round == 0 ? 0 : plan.colour);
-        const SlicCost cost = slic_cost(colour, centre, tile.x, tile.y, round == 0 ? plan.space_alone : plan.space);
+        const Centre centre = move_candidate(work, tile, thread, label, round);
+        const Cost colour = colour_cost(plan, centre, round == 0 ? 0 : plan.colour);
+        const Cost cost = cost_in_tile(colour, centre, tile.x, tile.y, round == 0 ? plan.space_alone : plan.space);
         candidates[thread] = {cost.base, cost.l, cost.a, cost.b, cost.x, cost.y, static_cast<int32_t>(label), 0};
         for (int field = 0; field < kFields; ++field) sums[thread][field] = 0;
     }
@@ -211,7 +205,7 @@ __device__ void run_tile(const Work& work, int64_t index, int64_t round) {
     const int64_t at = tile.image * work.pixels + int64_t{y} * plan.width + x;
     int slot = -1;
     uint32_t lab = 0;
-    if (inside && slic_takes_row(plan, round, work.iterations, y)) {
+    if (inside && takes_row(plan, round, work.iterations, y)) {
         lab = round == 0 ? pack_lab(work, tile.image, y, x) : work.lab[at];
         if (round == 0) work.lab[at] = lab;
         const int l = static_cast<int>(lab & 511u), a = static_cast<int>(lab >> 9 & 1023u) - 512,
@@ -250,5 +244,4 @@ __device__ void clear_totals(const Work& work, int64_t round) {
         work.totals[round % 3][i] = 0;
 }
 
-}  // namespace slic_gpu
-}  // namespace wsss
+}  // namespace wsss::slic

@@ -22,9 +22,9 @@ inline uint32_t changes(const int32_t* row) {
 }
 
 struct Segments {
-    const SlicPlan& plan;
-    const SlicCentre* centres;
-    SlicRuns runs;
+    const Plan& plan;
+    const Centre* centres;
+    Runs runs;
     int32_t* labels;  // [height][width]: labels, at the end segments
     int32_t count;    // of runs
 
@@ -92,9 +92,8 @@ struct Segments {
     int32_t offer(int32_t segment, int32_t other, int32_t last, int32_t* joining) {
         const int32_t to = runs.parent[other];
         if (to == last || to == segment || runs.label[to] < 0) return to;
-        if (!slic_greater(runs.size[to], static_cast<uint32_t>(to), runs.size[segment], static_cast<uint32_t>(segment)))
-            return to;
-        const uint64_t key = slic_merge_key(centres[runs.label[segment]], centres[runs.label[to]], static_cast<uint32_t>(to));
+        if (!is_greater(runs.size[to], static_cast<uint32_t>(to), runs.size[segment], static_cast<uint32_t>(segment))) return to;
+        const uint64_t key = merge_key(centres[runs.label[segment]], centres[runs.label[to]], static_cast<uint32_t>(to));
         if (runs.key[segment] == kNoKey) runs.list[(*joining)++] = segment;
         if (key < runs.key[segment]) runs.key[segment] = key;
         return to;
@@ -166,7 +165,7 @@ struct Segments {
     }
 };
 
-inline void connect_segments(const SlicPlan& plan, const SlicCentre* centres, const SlicRuns& runs, int32_t* labels) {
+inline void connect_segments(const Plan& plan, const Centre* centres, const Runs& runs, int32_t* labels) {
     Segments segments{plan, centres, runs, labels, 0};
     segments.find_runs();
     segments.join_equal_labels();

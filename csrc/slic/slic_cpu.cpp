@@ -18,14 +18,14 @@
 #include "common/workspace.h"
 #include "slic/slic.h"
 
-namespace wsss {
+namespace wsss::slic {
 namespace {
 
-constexpr int kTilePixels = kSlicTileWidth * kSlicTileHeight;
+constexpr int kTilePixels = kTileWidth * kTileHeight;
 constexpr int kSumFields = 8;  // l, a, b, x, y, count and two unused; x and y counted from the tile's corner
 
 // What connecting segments needs, for each run of one label in a row; there are at most as many as pixels.
-struct SlicRuns {
+struct Runs {
     int32_t* start;   // first pixel; the last run is followed by the number of pixels
     int32_t* label;   // -1: takes no part
     int32_t* parent;  // its segment, or on the way to it
@@ -37,9 +37,9 @@ struct SlicRuns {
     uint64_t* key;    // of small segments: the best neighbour so far
     int32_t* first;   // [height + 1] first run of each row
 
-    static SlicRuns take(Carver* carver, int64_t height, int64_t width) {
+    static Runs take(Carver* carver, int64_t height, int64_t width) {
         const int64_t most = height * width + 1;
-        SlicRuns runs{};
+        Runs runs{};
         for (int32_t** array :
              {&runs.start, &runs.label, &runs.parent, &runs.size, &runs.above, &runs.below, &runs.list, &runs.small})
             *array = carver->take<int32_t>(most);
@@ -50,20 +50,20 @@ struct SlicRuns {
 };
 
 struct Work {
-    SlicPlan plan;
+    Plan plan;
     int64_t n, iterations;
     int64_t images;  // in flight
     int threads;
     int32_t* out;  // [n][height][width]
     // an image, each:
-    int32_t* la;             // [tiles][16][32] L | a << 16
-    int32_t* bx;             // [tiles][16][32] b | x << 16
-    uint32_t* valid;         // [tiles][16] a bit for each pixel that takes part
-    int32_t* sums;           // [tiles][2^slot_bits][kSumFields]
-    SlicCentre* centres;     // [labels]
-    SlicCost* colour_costs;  // [labels]
-    SlicSums* totals;        // [labels]
-    SlicRuns* runs;          // [images]
+    int32_t* la;         // [tiles][16][32] L | a << 16
+    int32_t* bx;         // [tiles][16][32] b | x << 16
+    uint32_t* valid;     // [tiles][16] a bit for each pixel that takes part
+    int32_t* sums;       // [tiles][2^slot_bits][kSumFields]
+    Centre* centres;     // [labels]
+    Cost* colour_costs;  // [labels]
+    Sums* totals;        // [labels]
+    Runs* runs;          // [images]
 };
 
 // Strides of the inputs in bytes.
@@ -77,8 +77,8 @@ struct Source {
 // The costs of a tile's candidates: in pairs as the pixels are; y and base times 2^slot_bits, and the slot in the free bits.
 struct TileCosts {
     int count;
-    int32_t la[kSlicLargestSlots], bx[kSlicLargestSlots], y[kSlicLargestSlots], base[kSlicLargestSlots];
-    int32_t label[kSlicLargestSlots];
+    int32_t la[kLargestSlots], bx[kLargestSlots], y[kLargestSlots], base[kLargestSlots];
+    int32_t label[kLargestSlots];
 };
 
 // Two 16-bit numbers in a word.
@@ -88,19 +88,19 @@ inline int32_t pair_of(int32_t low, int32_t high) {
 
 struct TileRows {
     int count;
-    int row[kSlicTileHeight];
+    int row[kTileHeight];
 };
 
 void tile_costs(const Work& work, int64_t at, int64_t tile_row, int64_t tile_col, int64_t round, TileCosts* costs) {
-    const SlicPlan& plan = work.plan;
-    const SlicRange rows = slic_candidate_rows(plan, tile_row), cols = slic_candidate_cols(plan, tile_col);
+    const Plan& plan = work.plan;
+    const Range rows = candidate_rows(plan, tile_row), cols = candidate_cols(plan, tile_col);
     const int64_t space = round == 0 ? plan.space_alone : plan.space;
     int s = 0;
     for (int32_t row = rows.first; row < rows.first + rows.count; ++row)
         for (int32_t col = cols.first; col < cols.first + cols.count; ++col, ++s) {
             const int64_t label = static_cast<int64_t>(row) * plan.cols + col, from = at * plan.labels() + label;
-            const SlicCost cost = slic_cost(work.colour_costs[from], work.centres[from], tile_col * kSlicTileWidth,
-                                            tile_row * kSlicTileHeight, space);
+            const Cost cost =
+                cost_in_tile(work.colour_costs[from], work.centres[from], tile_col * kTileWidth, tile_row * kTileHeight, space);
             costs->label[s] = static_cast<int32_t>(label);
             costs->la[s] = pair_of(cost.l, cost.a);
             costs->bx[s] = pair_of(cost.b, cost.x);
@@ -112,44 +112,44 @@ void tile_costs(const Work& work, int64_t at, int64_t tile_row, int64_t tile_col
 
 // Before round 0 the centres are laid out; before any other, each becomes the mean of what the round before gave it.
 void move_centres(const Work& work, int64_t at, int64_t round) {
-    const SlicPlan& plan = work.plan;
-    SlicCentre* centres = work.centres + at * plan.labels();
-    SlicCost* colour_costs = work.colour_costs + at * plan.labels();
+    const Plan& plan = work.plan;
+    Centre* centres = work.centres + at * plan.labels();
+    Cost* colour_costs = work.colour_costs + at * plan.labels();
     if (round == 0) {
         for (int64_t label = 0; label < plan.labels(); ++label) {
-            centres[label] = slic_first_centre(plan, label);
-            colour_costs[label] = slic_colour_cost(plan, centres[label], 0);
+            centres[label] = first_centre(plan, label);
+            colour_costs[label] = colour_cost(plan, centres[label], 0);
         }
         return;
     }
-    SlicSums* totals = work.totals + at * plan.labels();
-    std::fill(totals, totals + plan.labels(), SlicSums{});
+    Sums* totals = work.totals + at * plan.labels();
+    std::fill(totals, totals + plan.labels(), Sums{});
     const int32_t* sums = work.sums + (at * plan.tiles() << plan.slot_bits) * kSumFields;
     for (int64_t tile = 0; tile < plan.tiles(); ++tile, sums += int64_t{kSumFields} << plan.slot_bits) {
         const int64_t tile_row = tile / plan.tile_cols, tile_col = tile % plan.tile_cols;
-        const SlicRange rows = slic_candidate_rows(plan, tile_row), cols = slic_candidate_cols(plan, tile_col);
+        const Range rows = candidate_rows(plan, tile_row), cols = candidate_cols(plan, tile_col);
         const int32_t* given = sums;
         for (int32_t row = 0; row < rows.count; ++row)
             for (int32_t col = 0; col < cols.count; ++col, given += kSumFields) {
-                SlicSums& to = totals[static_cast<int64_t>(rows.first + row) * plan.cols + cols.first + col];
+                Sums& to = totals[static_cast<int64_t>(rows.first + row) * plan.cols + cols.first + col];
                 to.l += given[0];
                 to.a += given[1];
                 to.b += given[2];
-                to.x += given[3] + tile_col * kSlicTileWidth * given[5];
-                to.y += given[4] + tile_row * kSlicTileHeight * given[5];
+                to.x += given[3] + tile_col * kTileWidth * given[5];
+                to.y += given[4] + tile_row * kTileHeight * given[5];
                 to.count += given[5];
             }
     }
     for (int64_t label = 0; label < plan.labels(); ++label) {
-        centres[label] = slic_moved(centres[label], totals[label], round - 1);
-        colour_costs[label] = slic_colour_cost(plan, centres[label], plan.colour);
+        centres[label] = moved_centre(centres[label], totals[label], round - 1);
+        colour_costs[label] = colour_cost(plan, centres[label], plan.colour);
     }
 }
 
 #define WSSS_SIMD_BODY "slic/slic_cpu_body.h"
 #include "common/simd_foreach.h"
 
-Work plan_work(const SlicShape& shape, const SlicPlan& plan, const Context& context, Carver* carver) {
+Work plan_work(const Shape& shape, const Plan& plan, const Context& context, Carver* carver) {
     Work work{};
     work.plan = plan;
     work.n = shape.n;
@@ -158,14 +158,14 @@ Work plan_work(const SlicShape& shape, const SlicPlan& plan, const Context& cont
     const int64_t tiles = work.images * plan.tiles();
     work.la = carver->take<int32_t>(tiles * kTilePixels);
     work.bx = carver->take<int32_t>(tiles * kTilePixels);
-    work.valid = carver->take<uint32_t>(tiles * kSlicTileHeight);
+    work.valid = carver->take<uint32_t>(tiles * kTileHeight);
     work.sums = carver->take<int32_t>((tiles << plan.slot_bits) * kSumFields);
-    work.centres = carver->take<SlicCentre>(work.images * plan.labels());
-    work.colour_costs = carver->take<SlicCost>(work.images * plan.labels());
-    work.totals = carver->take<SlicSums>(work.images * plan.labels());
-    work.runs = carver->take<SlicRuns>(work.images);
+    work.centres = carver->take<Centre>(work.images * plan.labels());
+    work.colour_costs = carver->take<Cost>(work.images * plan.labels());
+    work.totals = carver->take<Sums>(work.images * plan.labels());
+    work.runs = carver->take<Runs>(work.images);
     for (int64_t image = 0; image < work.images; ++image) {
-        const SlicRuns runs = SlicRuns::take(carver, shape.h, shape.w);
+        const Runs runs = Runs::take(carver, shape.h, shape.w);
         if (work.runs) work.runs[image] = runs;
     }
     return work;
@@ -173,20 +173,24 @@ Work plan_work(const SlicShape& shape, const SlicPlan& plan, const Context& cont
 
 }  // namespace
 
-int64_t slic_workspace_cpu(const SlicShape& shape, int64_t segments, const Context& context) {
+int64_t workspace_cpu(const Shape& shape, int64_t segments, const Context& context) {
     Carver measure;
-    plan_work(shape, make_slic_plan(shape.h, shape.w, segments, 1), context, &measure);
+    plan_work(shape, make_plan(shape.h, shape.w, segments, 1), context, &measure);
     return measure.used();
 }
 
-void slic_run_cpu(const View& image, const View& mask, const SlicPlan& plan, int64_t iterations, const View& out,
-                  const View& workspace, const Context& context) {
+void run_cpu(const View& image, const View& mask, const Plan& plan, int64_t iterations, const View& out, const View& workspace,
+             const Context& context) {
     Carver carver(workspace.data);
     Work work = plan_work({image.size[0], plan.height, plan.width}, plan, context, &carver);
     work.iterations = iterations;
     work.out = out.as<int32_t>();
-    Source source{
-        image.as<const uint8_t>(), image.stride[0], image.stride[1], image.stride[2], image.stride[3], nullptr, 0, 0, 0};
+    Source source{};
+    source.image = image.as<const uint8_t>();
+    source.n = image.stride[0];
+    source.channel = image.stride[1];
+    source.y = image.stride[2];
+    source.x = image.stride[3];
     if (mask) {
         source.mask = mask.as<const uint8_t>();
         source.mask_n = mask.stride[0];
@@ -196,4 +200,4 @@ void slic_run_cpu(const View& image, const View& mask, const SlicPlan& plan, int
     WSSS_SIMD_CALL(segment_images)(work, source);
 }
 
-}  // namespace wsss
+}  // namespace wsss::slic

@@ -2,7 +2,7 @@
 // kRowVectors vectors; a pixel is two words of two 16-bit numbers, so that one multiply-and-add of pairs takes two terms of
 // the cost at once.
 
-constexpr int kRowVectors = kSlicTileWidth / kLanes<int32_t>;
+constexpr int kRowVectors = kTileWidth / kLanes<int32_t>;
 
 using Int = Vec<int32_t>;
 using Four = typename VectorOf<int32_t, 16>::type;
@@ -51,20 +51,20 @@ inline Four sum_lanes(Int a, Int b, Int c, Int d) {
 
 // One row of tiles: colours as packed words, and which pixels take part.
 inline void colour_tiles(const Work& work, const Source& source, int64_t image, int64_t at, int64_t tile_row) {
-    const SlicPlan& plan = work.plan;
+    const Plan& plan = work.plan;
     const LabTables& tables = kLabTables;
     constexpr uint64_t kMask = (uint64_t{1} << kLabField) - 1;
     for (int64_t tile_col = 0; tile_col < plan.tile_cols; ++tile_col) {
         const int64_t tile = at * plan.tiles() + tile_row * plan.tile_cols + tile_col;
-        const int64_t x0 = tile_col * kSlicTileWidth, y0 = tile_row * kSlicTileHeight;
-        const int width = static_cast<int>(std::min<int64_t>(kSlicTileWidth, plan.width - x0));
-        const int height = static_cast<int>(std::min<int64_t>(kSlicTileHeight, plan.height - y0));
-        uint32_t* valid = work.valid + tile * kSlicTileHeight;
-        std::memset(valid, 0, sizeof(uint32_t) * kSlicTileHeight);
+        const int64_t x0 = tile_col * kTileWidth, y0 = tile_row * kTileHeight;
+        const int width = static_cast<int>(std::min<int64_t>(kTileWidth, plan.width - x0));
+        const int height = static_cast<int>(std::min<int64_t>(kTileHeight, plan.height - y0));
+        uint32_t* valid = work.valid + tile * kTileHeight;
+        std::memset(valid, 0, sizeof(uint32_t) * kTileHeight);
         for (int row = 0; row < height; ++row) {
             const uint8_t* pixel = source.image + image * source.n + (y0 + row) * source.y + x0 * source.x;
-            int32_t root[3][kSlicTileWidth];
-            if (width < kSlicTileWidth) std::memset(root, 0, sizeof(root));
+            int32_t root[3][kTileWidth];
+            if (width < kTileWidth) std::memset(root, 0, sizeof(root));
             for (int i = 0; i < width; ++i, pixel += source.x) {
                 const uint64_t xyz =
                     tables.xyz[0][pixel[0]] + tables.xyz[1][pixel[source.channel]] + tables.xyz[2][pixel[2 * source.channel]];
@@ -72,14 +72,14 @@ inline void colour_tiles(const Work& work, const Source& source, int64_t image, 
                 root[1][i] = tables.root[(xyz >> kLabField & kMask) >> 3];
                 root[2][i] = tables.root[xyz >> (2 * kLabField) >> 3];
             }
-            int32_t* la = work.la + tile * kTilePixels + row * kSlicTileWidth;
-            int32_t* bx = work.bx + tile * kTilePixels + row * kSlicTileWidth;
-            for (int i = 0; i < kSlicTileWidth; ++i) {
+            int32_t* la = work.la + tile * kTilePixels + row * kTileWidth;
+            int32_t* bx = work.bx + tile * kTilePixels + row * kTileWidth;
+            for (int i = 0; i < kTileWidth; ++i) {
                 const Lab lab = lab_of_roots(root[0][i], root[1][i], root[2][i]);
                 la[i] = pair_of(lab.l, lab.a);
                 bx[i] = pair_of(lab.b, i);
             }
-            uint32_t bits = width == kSlicTileWidth ? ~0u : (1u << width) - 1;
+            uint32_t bits = width == kTileWidth ? ~0u : (1u << width) - 1;
             if (source.mask) {
                 const uint8_t* taken = source.mask + image * source.mask_n + (y0 + row) * source.mask_y + x0 * source.mask_x;
                 for (int i = 0; i < width; ++i)
@@ -94,13 +94,13 @@ inline void colour_tiles(const Work& work, const Source& source, int64_t image, 
 inline void choose(const Work& work, int64_t tile, const TileCosts& costs, const TileRows& rows, int32_t* slot) {
     const int bits = work.plan.slot_bits;
     const Int mask = broadcast((1 << bits) - 1);
-    int32_t base[kSlicLargestSlots];  // of a row
+    int32_t base[kLargestSlots];  // of a row
     Int lane{};
     for (int i = 0; i < kLanes<int32_t>; ++i) lane[i] = i;
     for (int r = 0; r < rows.count; ++r) {
         const int row = rows.row[r];
-        const int32_t* la = work.la + tile * kTilePixels + row * kSlicTileWidth;
-        const int32_t* bx = work.bx + tile * kTilePixels + row * kSlicTileWidth;
+        const int32_t* la = work.la + tile * kTilePixels + row * kTileWidth;
+        const int32_t* bx = work.bx + tile * kTilePixels + row * kTileWidth;
         Int best[kRowVectors];
         for (int v = 0; v < kRowVectors; ++v) best[v] = broadcast(INT32_MAX);
         for (int s = 0; s < costs.count; s += kLanes<int32_t>)
@@ -113,11 +113,11 @@ inline void choose(const Work& work, int64_t tile, const TileCosts& costs, const
                 best[v] = cost < best[v] ? cost : best[v];
             }
         }
-        const uint32_t valid = work.valid[tile * kSlicTileHeight + row];
+        const uint32_t valid = work.valid[tile * kTileHeight + row];
         for (int v = 0; v < kRowVectors; ++v) {
             Int chosen = best[v] & mask;
             if (valid != ~0u) chosen |= (broadcast(static_cast<int32_t>(valid >> (v * kLanes<int32_t>))) >> lane & 1) - 1;
-            *reinterpret_cast<Int*>(slot + row * kSlicTileWidth + v * kLanes<int32_t>) = chosen;
+            *reinterpret_cast<Int*>(slot + row * kTileWidth + v * kLanes<int32_t>) = chosen;
         }
     }
 }
@@ -130,7 +130,7 @@ inline void gather(const Work& work, int64_t tile, int slots, const TileRows& ro
             Vec<int16_t> la{}, bx{};
             Int number{};  // pixels, and the sum of their rows << 16
             for (int r = first; r < std::min(first + 8, rows.count); ++r) {
-                const int64_t at = rows.row[r] * kSlicTileWidth;
+                const int64_t at = rows.row[r] * kTileWidth;
                 const Int one = broadcast(1 | rows.row[r] << 16);
                 for (int v = 0; v < kRowVectors; ++v) {
                     const int64_t from = at + v * kLanes<int32_t>;
@@ -151,13 +151,13 @@ inline void gather(const Work& work, int64_t tile, int slots, const TileRows& ro
 
 // One row of tiles in one round: every pixel to its cheapest candidate, then sums for the centres, or labels at the end.
 inline void assign_tiles(const Work& work, int64_t image, int64_t at, int64_t tile_row, int64_t round) {
-    const SlicPlan& plan = work.plan;
+    const Plan& plan = work.plan;
     const bool last = round == work.iterations;
     TileRows rows{};
     TileCosts costs{};  // zeros: whole vectors of candidates are computed, also past the last
-    for (int row = 0; row < kSlicTileHeight; ++row) {
-        const int64_t y = tile_row * kSlicTileHeight + row;
-        if (y < plan.height && slic_takes_row(plan, round, work.iterations, y)) rows.row[rows.count++] = row;
+    for (int row = 0; row < kTileHeight; ++row) {
+        const int64_t y = tile_row * kTileHeight + row;
+        if (y < plan.height && takes_row(plan, round, work.iterations, y)) rows.row[rows.count++] = row;
     }
     for (int64_t tile_col = 0; tile_col < plan.tile_cols; ++tile_col) {
         const int64_t tile = at * plan.tiles() + tile_row * plan.tile_cols + tile_col;
@@ -168,13 +168,13 @@ inline void assign_tiles(const Work& work, int64_t image, int64_t at, int64_t ti
             gather(work, tile, costs.count, rows, slot);
             continue;
         }
-        const int64_t x0 = tile_col * kSlicTileWidth;
-        const int64_t width = std::min<int64_t>(kSlicTileWidth, plan.width - x0);
+        const int64_t x0 = tile_col * kTileWidth;
+        const int64_t width = std::min<int64_t>(kTileWidth, plan.width - x0);
         for (int r = 0; r < rows.count; ++r) {
             const int row = rows.row[r];
-            int32_t* to = work.out + (image * plan.height + tile_row * kSlicTileHeight + row) * plan.width + x0;
+            int32_t* to = work.out + (image * plan.height + tile_row * kTileHeight + row) * plan.width + x0;
             for (int64_t i = 0; i < width; ++i) {
-                const int32_t s = slot[row * kSlicTileWidth + i];
+                const int32_t s = slot[row * kTileWidth + i];
                 to[i] = s < 0 ? -1 : costs.label[s];
             }
         }

@@ -7,19 +7,13 @@
 // are those of the CPU. slic_assign.cuh holds the rounds, slic_segments.cuh what follows.
 //
 // Memory: 36 bytes a pixel, 20 for each candidate of a tile, 164 for each centre.
-// Estimate for 448 x 448, 200 segments, 10 iterations (it has never run on a GPU): 392 tiles, all resident at three blocks a
-// multiprocessor of an H200. A round is a chain of latencies, 1 microsecond of L2 reads and divisions, 0.5 of sums and atomics
-// and 1.2 for the barrier, so 11 rounds are about 30 microseconds; pieces 6, merging 5 a round with commonly three or four of
-// them, numbering 5: 55 to 65 in all. Arithmetic and memory traffic are below a tenth of it. A batch of 8 is 8
-// tiles a block, which overlap at three blocks a multiprocessor: about three times as long as one image.
 
 #include <algorithm>
 
 #include "slic/slic_assign.cuh"
 #include "slic/slic_segments.cuh"
 
-namespace wsss {
-namespace slic_gpu {
+namespace wsss::slic {
 namespace {
 
 __global__ void __launch_bounds__(kThreads, 3) slic_kernel(Work work) {
@@ -46,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, 3) slic_kernel(Work work) {
     write_numbers(work);
 }
 
-Work plan_work(const SlicShape& shape, const SlicPlan& plan, Carver* carver) {
+Work plan_work(const Shape& shape, const Plan& plan, Carver* carver) {
     Work work{};
     work.plan = plan;
     work.images = shape.n;
@@ -55,8 +49,8 @@ Work plan_work(const SlicShape& shape, const SlicPlan& plan, Carver* carver) {
     const int64_t all = work.images * work.pixels, labels = work.images * plan.labels();
     work.offered = carver->take<int>(2);
     for (auto& totals : work.totals) totals = carver->take<Total>(labels * kFields);
-    work.centre = carver->take<SlicCentre>(labels);
-    work.candidate = carver->take<SlicCentre>(work.tiles() << plan.slot_bits);
+    work.centre = carver->take<Centre>(labels);
+    work.candidate = carver->take<Centre>(work.tiles() << plan.slot_bits);
     work.starts = carver->take<int>(work.images * work.chunks);
     work.lab = carver->take<uint32_t>(all);
     work.first = reinterpret_cast<int*>(work.lab);
@@ -69,24 +63,25 @@ Work plan_work(const SlicShape& shape, const SlicPlan& plan, Carver* carver) {
 }
 
 }  // namespace
-}  // namespace slic_gpu
 
-int64_t slic_workspace_cuda(const SlicShape& shape, int64_t segments, const Context&) {
+int64_t workspace_cuda(const Shape& shape, int64_t segments, const Context&) {
     Carver measure;
-    slic_gpu::plan_work(shape, make_slic_plan(shape.h, shape.w, segments, 1), &measure);
+    plan_work(shape, make_plan(shape.h, shape.w, segments, 1), &measure);
     return measure.used();
 }
 
-void slic_run_cuda(const View& image, const View& mask, const SlicPlan& plan, int64_t iterations, const View& out,
-                   const View& workspace, const Context& context) {
-    using namespace slic_gpu;
+void run_cuda(const View& image, const View& mask, const Plan& plan, int64_t iterations, const View& out, const View& workspace,
+              const Context& context) {
     const DeviceGuard guard(context.device.index);
-    const auto stream = static_cast<cudaStream_t>(context.stream);
+    const auto stream = stream_of(context);
     Carver carver(workspace.data);
     Work work = plan_work({image.size[0], plan.height, plan.width}, plan, &carver);
     work.iterations = iterations;
-    work.image = {image.as<const uint8_t>(), image.stride[0], image.stride[1], image.stride[2], image.stride[3]};
-    work.mask = {mask.as<const uint8_t>(), mask.stride[0], 0, mask.stride[1], mask.stride[2]};
+    work.image = Strided<uint8_t>(image);
+    work.mask.data = mask.as<const uint8_t>();
+    work.mask.n = mask.stride[0];
+    work.mask.y = mask.stride[1];
+    work.mask.x = mask.stride[2];
     work.label = out.as<int>();
     const int64_t totals = work.images * plan.labels() * kFields * static_cast<int64_t>(sizeof(Total));
     const auto* const cleared = reinterpret_cast<unsigned char*>(work.offered);  // the flags and the first set of totals
@@ -97,4 +92,4 @@ void slic_run_cuda(const View& image, const View& mask, const SlicPlan& plan, in
     launch_cooperative("slic", slic_kernel, grid, dim3(kThreads), 0, stream, work);
 }
 
-}  // namespace wsss
+}  // namespace wsss::slic

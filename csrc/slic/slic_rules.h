@@ -24,16 +24,16 @@
 
 #include "slic/lab.h"
 
-namespace wsss {
+namespace wsss::slic {
 
-constexpr int kSlicTileWidth = 32;
-constexpr int kSlicTileHeight = 16;
-constexpr int kSlicFraction = 16;  // centres are kept in sixteenths of a Lab step and of a pixel
-constexpr int kSlicLargestSlots = 256;
-constexpr double kSlicLargestCompactness = 1e6;
-constexpr int32_t kSlicNoCentre = INT32_MIN;  // as the l of a centre: its cell is masked out
+constexpr int kTileWidth = 32;
+constexpr int kTileHeight = 16;
+constexpr int kFraction = 16;  // centres are kept in sixteenths of a Lab step and of a pixel
+constexpr int kLargestSlots = 256;
+constexpr double kLargestCompactness = 1e6;
+constexpr int32_t kNoCentre = INT32_MIN;  // as the l of a centre: its cell is masked out
 
-struct SlicPlan {
+struct Plan {
     int64_t height, width;
     int32_t rows, cols;            // of the grid of centres
     int32_t tile_rows, tile_cols;  // of the image in tiles
@@ -47,58 +47,58 @@ struct SlicPlan {
     constexpr int64_t tiles() const { return static_cast<int64_t>(tile_rows) * tile_cols; }
 };
 
-// In units of 1 / kSlicFraction.
-struct SlicCentre {
+// In units of 1 / kFraction.
+struct Centre {
     int32_t l, a, b, x, y;
 };
 
 // What a centre was given: sums over pixels, x and y counted from the image's corner.
-struct SlicSums {
+struct Sums {
     int64_t l, a, b, x, y, count;
 };
 
-struct SlicCost {
+struct Cost {
     int32_t base;
     int32_t l, a, b, x, y;
 };
 
-struct SlicRange {
+struct Range {
     int32_t first, count;
 };
 
-constexpr int64_t slic_floor_div(int64_t a, int64_t b) {
+constexpr int64_t floor_div(int64_t a, int64_t b) {
     return a / b - (a % b != 0 && (a % b < 0) != (b < 0));
 }
 
-constexpr int64_t slic_rounded_shift(int64_t value, int bits) {
+constexpr int64_t rounded_shift(int64_t value, int bits) {
     return (value + (int64_t{1} << (bits - 1))) >> bits;
 }
 
 // Along one axis: the cells of a grid of `cells` over `size` pixels whose windows meet the pixels first .. last.
-constexpr SlicRange slic_candidates(int64_t cells, int64_t size, int64_t first, int64_t last) {
-    const int64_t low = -slic_floor_div(3 * size - 2 * cells * first, 2 * size);
-    const int64_t high = slic_floor_div(2 * cells * last + size, 2 * size);
+constexpr Range candidates_of(int64_t cells, int64_t size, int64_t first, int64_t last) {
+    const int64_t low = -floor_div(3 * size - 2 * cells * first, 2 * size);
+    const int64_t high = floor_div(2 * cells * last + size, 2 * size);
     const int64_t from = low > 0 ? low : 0, to = high < cells - 1 ? high : cells - 1;
     return {static_cast<int32_t>(from), static_cast<int32_t>(to - from + 1)};
 }
 
-constexpr SlicRange slic_candidate_cols(const SlicPlan& plan, int64_t tile_col) {
-    const int64_t first = tile_col * kSlicTileWidth, end = first + kSlicTileWidth;
-    return slic_candidates(plan.cols, plan.width, first, (end < plan.width ? end : plan.width) - 1);
+constexpr Range candidate_cols(const Plan& plan, int64_t tile_col) {
+    const int64_t first = tile_col * kTileWidth, end = first + kTileWidth;
+    return candidates_of(plan.cols, plan.width, first, (end < plan.width ? end : plan.width) - 1);
 }
 
-constexpr SlicRange slic_candidate_rows(const SlicPlan& plan, int64_t tile_row) {
-    const int64_t first = tile_row * kSlicTileHeight, end = first + kSlicTileHeight;
-    return slic_candidates(plan.rows, plan.height, first, (end < plan.height ? end : plan.height) - 1);
+constexpr Range candidate_rows(const Plan& plan, int64_t tile_row) {
+    const int64_t first = tile_row * kTileHeight, end = first + kTileHeight;
+    return candidates_of(plan.rows, plan.height, first, (end < plan.height ? end : plan.height) - 1);
 }
 
 // Whether round `round` of `iterations` looks at row y.
-constexpr bool slic_takes_row(const SlicPlan& plan, int64_t round, int64_t iterations, int64_t y) {
+constexpr bool takes_row(const Plan& plan, int64_t round, int64_t iterations, int64_t y) {
     return round == 0 || round == iterations || y % plan.row_stride == round % plan.row_stride;
 }
 
-constexpr SlicPlan make_slic_plan(int64_t height, int64_t width, int64_t segments, double compactness) {
-    SlicPlan plan{};
+constexpr Plan make_plan(int64_t height, int64_t width, int64_t segments, double compactness) {
+    Plan plan{};
     plan.height = height;
     plan.width = width;
     // Cells have at least 2 x 2 pixels, and are as square as a grid of about `segments` cells can be.
@@ -115,13 +115,13 @@ constexpr SlicPlan make_slic_plan(int64_t height, int64_t width, int64_t segment
         plan.rows = static_cast<int32_t>(rows);
         plan.cols = static_cast<int32_t>(cols > 0 ? cols : 1);
     }
-    plan.tile_rows = static_cast<int32_t>((height + kSlicTileHeight - 1) / kSlicTileHeight);
-    plan.tile_cols = static_cast<int32_t>((width + kSlicTileWidth - 1) / kSlicTileWidth);
+    plan.tile_rows = static_cast<int32_t>((height + kTileHeight - 1) / kTileHeight);
+    plan.tile_cols = static_cast<int32_t>((width + kTileWidth - 1) / kTileWidth);
     int64_t across = 0, down = 0;
     for (int64_t t = 0; t < plan.tile_cols; ++t)
-        if (slic_candidate_cols(plan, t).count > across) across = slic_candidate_cols(plan, t).count;
+        if (candidate_cols(plan, t).count > across) across = candidate_cols(plan, t).count;
     for (int64_t t = 0; t < plan.tile_rows; ++t)
-        if (slic_candidate_rows(plan, t).count > down) down = slic_candidate_rows(plan, t).count;
+        if (candidate_rows(plan, t).count > down) down = candidate_rows(plan, t).count;
     while ((int64_t{1} << plan.slot_bits) < across * down) ++plan.slot_bits;
     plan.row_stride = height >= 8 * plan.rows ? 3 : 1;
     plan.minimum = height * width / (5 * plan.labels());
@@ -144,54 +144,54 @@ constexpr SlicPlan make_slic_plan(int64_t height, int64_t width, int64_t segment
 }
 
 // Where centre `label` begins: the middle of its cell, where pixel x covers x - 1/2 to x + 1/2.
-constexpr SlicCentre slic_first_centre(const SlicPlan& plan, int64_t label) {
-    const int64_t row = label / plan.cols, col = label % plan.cols, half = kSlicFraction / 2;
+constexpr Centre first_centre(const Plan& plan, int64_t label) {
+    const int64_t row = label / plan.cols, col = label % plan.cols, half = kFraction / 2;
     return {0, 0, 0, static_cast<int32_t>((2 * col + 1) * plan.width * half / plan.cols - half),
             static_cast<int32_t>((2 * row + 1) * plan.height * half / plan.rows - half)};
 }
 
-constexpr int32_t slic_mean(int64_t sum, int64_t count) {
-    return static_cast<int32_t>(slic_floor_div(2 * kSlicFraction * sum + count, 2 * count));
+constexpr int32_t mean_of(int64_t sum, int64_t count) {
+    return static_cast<int32_t>(floor_div(2 * kFraction * sum + count, 2 * count));
 }
 
 // The centre after `round` (0: of the first assignment) gave it the pixels of `sums`.
-constexpr SlicCentre slic_moved(const SlicCentre& centre, const SlicSums& sums, int64_t round) {
-    if (sums.count == 0) return round == 0 ? SlicCentre{kSlicNoCentre, 0, 0, centre.x, centre.y} : centre;
-    return {slic_mean(sums.l, sums.count), slic_mean(sums.a, sums.count), slic_mean(sums.b, sums.count),
-            slic_mean(sums.x, sums.count), slic_mean(sums.y, sums.count)};
+constexpr Centre moved_centre(const Centre& centre, const Sums& sums, int64_t round) {
+    if (sums.count == 0) return round == 0 ? Centre{kNoCentre, 0, 0, centre.x, centre.y} : centre;
+    return {mean_of(sums.l, sums.count), mean_of(sums.a, sums.count), mean_of(sums.b, sums.count), mean_of(sums.x, sums.count),
+            mean_of(sums.y, sums.count)};
 }
 
 // The cost of a centre's colour, with weight `colour`; what it costs to be far from it is added in each tile.
-constexpr SlicCost slic_colour_cost(const SlicPlan& plan, const SlicCentre& centre, int64_t colour) {
-    if (centre.l == kSlicNoCentre) return {int32_t{1} << (30 - plan.slot_bits), 0, 0, 0, 0, 0};
+constexpr Cost colour_cost(const Plan& plan, const Centre& centre, int64_t colour) {
+    if (centre.l == kNoCentre) return {int32_t{1} << (30 - plan.slot_bits), 0, 0, 0, 0, 0};
     const int64_t l = centre.l, a = centre.a, b = centre.b;
-    return {static_cast<int32_t>(slic_rounded_shift(colour * (l * l + a * a + b * b), 20)),
-            static_cast<int32_t>(-slic_rounded_shift(2 * colour * l, 16)),
-            static_cast<int32_t>(-slic_rounded_shift(2 * colour * a, 16)),
-            static_cast<int32_t>(-slic_rounded_shift(2 * colour * b, 16)),
+    return {static_cast<int32_t>(rounded_shift(colour * (l * l + a * a + b * b), 20)),
+            static_cast<int32_t>(-rounded_shift(2 * colour * l, 16)),
+            static_cast<int32_t>(-rounded_shift(2 * colour * a, 16)),
+            static_cast<int32_t>(-rounded_shift(2 * colour * b, 16)),
             0,
             0};
 }
 
 // The whole cost in the tile whose corner is (x, y): `cost` as above, and the weight `space` of distance.
-constexpr SlicCost slic_cost(SlicCost cost, const SlicCentre& centre, int64_t x, int64_t y, int64_t space) {
-    if (centre.l == kSlicNoCentre) return cost;
-    const int64_t dx = centre.x - kSlicFraction * x, dy = centre.y - kSlicFraction * y;
-    cost.base += static_cast<int32_t>(slic_rounded_shift(space * (dx * dx + dy * dy), 28));
-    cost.x = static_cast<int32_t>(-slic_rounded_shift(2 * space * dx, 24));
-    cost.y = static_cast<int32_t>(-slic_rounded_shift(2 * space * dy, 24));
+constexpr Cost cost_in_tile(Cost cost, const Centre& centre, int64_t x, int64_t y, int64_t space) {
+    if (centre.l == kNoCentre) return cost;
+    const int64_t dx = centre.x - kFraction * x, dy = centre.y - kFraction * y;
+    cost.base += static_cast<int32_t>(rounded_shift(space * (dx * dx + dy * dy), 28));
+    cost.x = static_cast<int32_t>(-rounded_shift(2 * space * dx, 24));
+    cost.y = static_cast<int32_t>(-rounded_shift(2 * space * dy, 24));
     return cost;
 }
 
 // How little a small segment of label `from` likes to join a neighbour: by the distance of their labels' colours (below 2^29),
 // then by the neighbour's name (its first pixel).
-constexpr uint64_t slic_merge_key(const SlicCentre& from, const SlicCentre& to, uint32_t name) {
+constexpr uint64_t merge_key(const Centre& from, const Centre& to, uint32_t name) {
     const int64_t l = from.l - to.l, a = from.a - to.a, b = from.b - to.b;
     return static_cast<uint64_t>(l * l + a * a + b * b) << 32 | name;
 }
 
-constexpr bool slic_greater(int64_t size, uint32_t name, int64_t other_size, uint32_t other_name) {
+constexpr bool is_greater(int64_t size, uint32_t name, int64_t other_size, uint32_t other_name) {
     return size > other_size || (size == other_size && name < other_name);
 }
 
-}  // namespace wsss
+}  // namespace wsss::slic

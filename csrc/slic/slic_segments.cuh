@@ -14,8 +14,7 @@
 
 #include "slic/slic_assign.cuh"
 
-namespace wsss {
-namespace slic_gpu {
+namespace wsss::slic {
 
 constexpr Key kNoOffer = ~Key{0};
 
@@ -54,7 +53,7 @@ __device__ void join_across_tiles(const Work& work) {
         const int* const piece = work.piece + offset;
         const int mine = label[p], x = p % width, y = p / width;
         if (mine < 0) return;
-        const bool at_left = x % kSlicTileWidth == 0, at_top = y > 0 && y % kSlicTileHeight == 0;
+        const bool at_left = x % kTileWidth == 0, at_top = y > 0 && y % kTileHeight == 0;
         if (at_left && x > 0 && label[p - 1] == mine) unite(work.parent + offset, piece[p], piece[p - 1]);
         if (at_top && label[p - width] == mine) {
             const bool told = !at_left && label[p - 1] == mine && label[p - width - 1] == mine;  // by the pixel before
@@ -82,7 +81,7 @@ __device__ void offer_neighbours(const Work& work, int turn) {
     bool offered = false;
     for_each_chunk(work, [&](int64_t image, int64_t offset, int p, int64_t) {
         if (p < 0 || work.label[offset + p] < 0) return;
-        const SlicCentre* const centre = work.centre + image * work.plan.labels();
+        const Centre* const centre = work.centre + image * work.plan.labels();
         const int* const label = work.label + offset;
         const int neighbours[2] = {p % width + 1 < width ? p + 1 : -1, p + width < work.pixels ? p + width : -1};
         int mine = -1;
@@ -92,11 +91,10 @@ __device__ void offer_neighbours(const Work& work, int turn) {
             const int other = segment_of(work, offset, q);
             if (mine == other) continue;
             const int my_size = work.size[offset + mine], other_size = work.size[offset + other];
-            const bool other_greater =
-                slic_greater(other_size, static_cast<uint32_t>(other), my_size, static_cast<uint32_t>(mine));
+            const bool other_greater = is_greater(other_size, static_cast<uint32_t>(other), my_size, static_cast<uint32_t>(mine));
             const int small = other_greater ? mine : other, great = other_greater ? other : mine;
             if ((other_greater ? my_size : other_size) >= work.plan.minimum) continue;
-            const uint64_t key = slic_merge_key(centre[label[small]], centre[label[great]], static_cast<uint32_t>(great));
+            const uint64_t key = merge_key(centre[label[small]], centre[label[great]], static_cast<uint32_t>(great));
             atomicMin(&work.key[turn % 2][offset + small], static_cast<Key>(key));
             offered = true;
         }
@@ -163,5 +161,4 @@ __device__ void write_numbers(const Work& work) {
     });
 }
 
-}  // namespace slic_gpu
-}  // namespace wsss
+}  // namespace wsss::slic

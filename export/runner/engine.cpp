@@ -1,4 +1,4 @@
-// An engine by TensorRT 10, 11 or TensorRT-RTX, whichever this program is linked to. Never run on a GPU so far.
+// An engine by TensorRT 10, 11 or TensorRT-RTX, whichever this program is linked to.
 #include "engine.h"
 
 #include <NvInferRuntime.h>

@@ -53,17 +53,17 @@ struct Pcm {
         field("eps", eps);
     }
 
-    static PcmShape shape(const Shapes& s) { return {s[0][0], s[0][1], s[1][1], s[0][2], s[0][3]}; }
+    static pcm::Shape shape(const Shapes& s) { return {s[0][0], s[0][1], s[1][1], s[0][2], s[0][3]}; }
 
     int64_t workspace(const Shapes& shapes, DType type) const {
-        const PcmShape s = shape(shapes);
-        return Buffers::padded(s.n * s.pixels()) + pcm_forward_workspace_cuda(s, type, {});
+        const pcm::Shape s = shape(shapes);
+        return Buffers::padded(s.n * s.pixels()) + pcm::forward_workspace_cuda(s, type, {});
     }
 
     void run(const View* in, const View& out, const View& workspace, const Context& context) const {
         Buffers buffers(workspace);
         const View denominator = buffers.take({in[0].size[0], in[0].size[2] * in[0].size[3]});
-        pcm_forward(in[0], in[1], eps, out, denominator, buffers.rest(), context);
+        pcm::forward(in[0], in[1], eps, out, denominator, buffers.rest(), context);
     }
 };
 
@@ -81,12 +81,12 @@ struct Prcm {
         field("rectify", rectify);
     }
 
-    static PrcmShape shape(const Shapes& s) { return {s[0][0], s[0][1], s[1][1], s[2][1], s[0][2], s[0][3]}; }
+    static prcm::Shape shape(const Shapes& s) { return {s[0][0], s[0][1], s[1][1], s[2][1], s[0][2], s[0][3]}; }
 
     int64_t workspace(const Shapes& shapes, DType type) const {
-        const PrcmShape s = shape(shapes);
+        const prcm::Shape s = shape(shapes);
         return Buffers::padded(s.n * s.c * s.pixels()) + Buffers::padded(s.n * s.c * s.c1) + Buffers::padded(s.n * s.c2 * s.c) +
-               prcm_forward_workspace_cuda(s, type, {});
+               prcm::forward_workspace_cuda(s, type, {});
     }
 
     void run(const View* in, const View& out, const View& workspace, const Context& context) const {
@@ -95,8 +95,8 @@ struct Prcm {
         const View gate = buffers.take({n, c, out.size[2], out.size[3]});
         const View proxy = buffers.take({n, c, in[1].size[1]});
         const View key = buffers.take({n, in[2].size[1], c});
-        prcm_forward(in[0], in[1], in[2], in[3], scale, classes != 0, view != 0, rectify != 0, out, gate, proxy, key,
-                     buffers.rest(), context);
+        prcm::forward(in[0], in[1], in[2], in[3], scale, classes != 0, view != 0, rectify != 0, out, gate, proxy, key,
+                      buffers.rest(), context);
     }
 };
 

@@ -2,11 +2,12 @@
 // steps of 1/32, which every type holds exactly: differences of 0 and equal maxima are frequent.
 #include "affinity/affinity.h"
 
-#include "affinity/edge_affinity.h"
+#include "edge_affinity/edge_affinity.h"
 #include "simt/check_main.h"
 
 using namespace wsss;
 using namespace wsss::check;
+using namespace wsss::affinity;
 
 namespace {
 
@@ -15,13 +16,13 @@ struct Expected {
 };
 
 // [N, C, H, W] at n, c, y, x, row-major
-int64_t index_of(const AffinityShape& s, int64_t channels, int64_t n, int64_t c, int64_t y, int64_t x) {
+int64_t index_of(const PairShape& s, int64_t channels, int64_t n, int64_t c, int64_t y, int64_t x) {
     return ((n * channels + c) * s.h + y) * s.w + x;
 }
 
 // Calls visit(n, plane, offset, y, x) for every pair.
 template <class Visit>
-void for_each_pair(const AffinityShape& s, Visit&& visit) {
+void for_each_pair(const PairShape& s, Visit&& visit) {
     for (int64_t n = 0; n < s.n; ++n)
         for_each_pair_offset(s.radius, [&](int64_t plane, PairOffset o) {
             for (int64_t y = 0; y + o.dy < s.h; ++y)
@@ -30,7 +31,7 @@ void for_each_pair(const AffinityShape& s, Visit&& visit) {
         });
 }
 
-Expected plain_affinity(const AffinityShape& s, const std::vector<double>& feature, const std::vector<double>& grad) {
+Expected plain_affinity(const PairShape& s, const std::vector<double>& feature, const std::vector<double>& grad) {
     Expected e{std::vector<double>(grad.size()), std::vector<double>(feature.size())};
     for_each_pair(s, [&](int64_t n, int64_t plane, PairOffset o, int64_t y, int64_t x) {
         const auto at = [&](int64_t c, bool other) {
@@ -51,7 +52,7 @@ Expected plain_affinity(const AffinityShape& s, const std::vector<double>& featu
     return e;
 }
 
-Expected plain_edge(const AffinityShape& s, const std::vector<double>& edge, const std::vector<double>& grad) {
+Expected plain_edge(const PairShape& s, const std::vector<double>& edge, const std::vector<double>& grad) {
     Expected e{std::vector<double>(grad.size()), std::vector<double>(edge.size())};
     for_each_pair(s, [&](int64_t n, int64_t plane, PairOffset o, int64_t y, int64_t x) {
         double best = -1;
@@ -84,7 +85,7 @@ std::vector<double> fill(HostArray<T>& array, uint64_t seed) {
 }
 
 template <class T>
-void check_affinity(const AffinityShape& s, double tolerance) {
+void check_affinity(const PairShape& s, double tolerance) {
     HostArray<T> feature(s.n * s.c * s.pixels()), grad(s.n * s.offsets() * s.pixels()), out(grad.size()),
         gradient(feature.size());
     const std::vector<double> features = fill(feature, 1), grads = fill(grad, 2);
@@ -92,32 +93,33 @@ void check_affinity(const AffinityShape& s, double tolerance) {
     const View feature_view = contiguous_view(feature, {s.n, s.c, s.h, s.w});
     const View out_view = contiguous_view(out, {s.n, s.offsets(), s.h, s.w});
     const Context context;
-    const HostArray<uint8_t> space(affinity_forward_workspace(feature_view, s.radius, context));
-    affinity_forward(feature_view, s.radius, out_view, contiguous_view(space, {space.size()}), context);
+    const HostArray<uint8_t> space(affinity::forward_workspace(feature_view, s.radius, context));
+    affinity::forward(feature_view, s.radius, out_view, contiguous_view(space, {space.size()}), context);
     expect_close("out", out, expected.out, tolerance);
     record("out", out);
-    const HostArray<uint8_t> back_space(affinity_backward_workspace(feature_view, s.radius, context));
-    affinity_backward(contiguous_view(grad, {s.n, s.offsets(), s.h, s.w}), feature_view, out_view, s.radius,
-                      contiguous_view(gradient, {s.n, s.c, s.h, s.w}), contiguous_view(back_space, {back_space.size()}), context);
+    const HostArray<uint8_t> back_space(affinity::backward_workspace(feature_view, s.radius, context));
+    affinity::backward(contiguous_view(grad, {s.n, s.offsets(), s.h, s.w}), feature_view, out_view, s.radius,
+                       contiguous_view(gradient, {s.n, s.c, s.h, s.w}), contiguous_view(back_space, {back_space.size()}),
+                       context);
     expect_close("gradient", gradient, expected.gradient, 2 * tolerance);
     record("gradient", gradient);
 }
 
 template <class T>
-void check_edge_affinity(const AffinityShape& s, double tolerance) {
+void check_edge_affinity(const PairShape& s, double tolerance) {
     HostArray<T> edge(s.n * s.pixels()), grad(s.n * s.offsets() * s.pixels()), out(grad.size()), gradient(edge.size());
     const std::vector<double> edges = fill(edge, 1), grads = fill(grad, 2);
     const Expected expected = plain_edge(s, edges, grads);
     const View edge_view = contiguous_view(edge, {s.n, 1, s.h, s.w}), planes = contiguous_view(out, {s.n, s.offsets(), s.h, s.w});
     const Context context;
-    const HostArray<uint8_t> space(edge_affinity_forward_workspace(edge_view, s.radius, context));
-    edge_affinity_forward(edge_view, s.radius, planes, contiguous_view(space, {space.size()}), context);
+    const HostArray<uint8_t> space(edge_affinity::forward_workspace(edge_view, s.radius, context));
+    edge_affinity::forward(edge_view, s.radius, planes, contiguous_view(space, {space.size()}), context);
     expect_close("out", out, expected.out, tolerance);
     record("out", out);
-    const HostArray<uint8_t> back_space(edge_affinity_backward_workspace(edge_view, s.radius, context));
-    edge_affinity_backward(contiguous_view(grad, {s.n, s.offsets(), s.h, s.w}), edge_view, s.radius,
-                           contiguous_view(gradient, {s.n, 1, s.h, s.w}), contiguous_view(back_space, {back_space.size()}),
-                           context);
+    const HostArray<uint8_t> back_space(edge_affinity::backward_workspace(edge_view, s.radius, context));
+    edge_affinity::backward(contiguous_view(grad, {s.n, s.offsets(), s.h, s.w}), edge_view, s.radius,
+                            contiguous_view(gradient, {s.n, 1, s.h, s.w}), contiguous_view(back_space, {back_space.size()}),
+                            context);
     expect_close("gradient", gradient, expected.gradient, 2 * tolerance);
     record("gradient", gradient);
 }

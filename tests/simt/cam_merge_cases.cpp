@@ -5,6 +5,7 @@
 
 using namespace wsss;
 using namespace wsss::check;
+using namespace wsss::cam_merge;
 
 namespace {
 
@@ -20,7 +21,7 @@ struct Run {
     std::vector<Grid> grids;
     bool absent = false;   // every second class of every image
     bool strided = false;  // maps with classes innermost and a gap after every pixel
-    CamMergeSettings settings{};
+    Settings settings{};
 };
 
 size_t index(int64_t i) {
@@ -36,7 +37,7 @@ double kernel(double distance, bool cubic) {
 }
 
 // Weight of each of `length` source pixels for output pixel x: the kernel at its distance, the ends repeated for ever.
-Values row_of_weights(int64_t length, int64_t output, int64_t x, const CamMergeSettings& s) {
+Values row_of_weights(int64_t length, int64_t output, int64_t x, const Settings& s) {
     const double grid = static_cast<double>((output + s.multiple - 1) / s.multiple * s.multiple);
     const double position = static_cast<double>(x), pixels = static_cast<double>(length);
     const double at =
@@ -71,7 +72,7 @@ Map<T> make_map(const Run& run, const Grid& grid, uint64_t seed) {
 // The result of one class of one image, not rounded, [H][W].
 template <class T>
 Values plain_class(const Run& run, const std::vector<Map<T>>& maps, int64_t n, int64_t c) {
-    const CamMergeSettings& s = run.settings;
+    const Settings& s = run.settings;
     Values out(index(run.h * run.w));
     for (size_t k = 0; k < maps.size(); ++k) {
         const Grid& grid = run.grids[k];
@@ -134,8 +135,8 @@ void check_merge(const Run& run, double tolerance) {
     const HostArray<O> out(run.n * channels * pixels);
     const View out_view = contiguous_view(out, {run.n, channels, run.h, run.w});
     const Context context;
-    const HostArray<uint8_t> space(cam_merge_workspace(views, run.settings, out_view, context));
-    cam_merge(views, flipped, flags, run.settings, out_view, contiguous_view(space, {space.size()}), context);
+    const HostArray<uint8_t> space(cam_merge::workspace(views, run.settings, out_view, context));
+    cam_merge::run(views, flipped, flags, run.settings, out_view, contiguous_view(space, {space.size()}), context);
     record("out", out);
 
     Values expected(index(out.size())), got(index(out.size()));
@@ -157,8 +158,8 @@ void check_merge(const Run& run, double tolerance) {
     expect(worst <= tolerance, "out: away by " + std::to_string(worst) + ", allowed " + std::to_string(tolerance));
 }
 
-CamMergeSettings settings(bool cubic, bool minmax, bool background) {
-    CamMergeSettings s;
+Settings settings(bool cubic, bool minmax, bool background) {
+    Settings s;
     s.cubic = cubic;
     s.minmax = minmax;
     s.relu_first = !cubic;

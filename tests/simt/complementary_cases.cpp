@@ -8,37 +8,38 @@
 
 using namespace wsss;
 using namespace wsss::check;
+using namespace wsss::complementary;
 
 namespace {
 
 struct Settings {
-    PairShape shape;
+    Shape shape;
     std::vector<int64_t> grid;  // empty: segments of 3 x 2 pixels, the last pixel masked
-    PairRule rule;
+    Rule rule;
     double hide;
     bool strided = false;
 };
 
-std::vector<bool> drawn_cells(const PairOptions& options, PairStream stream, int64_t cells) {
+std::vector<bool> drawn_cells(const Options& options, RandomStream stream, int64_t cells) {
     std::vector<bool> drawn(static_cast<size_t>(cells));
-    if (options.rule == PairRule::kCode && options.grid.empty()) {
-        for (int64_t i = 0; i < pair_draws_with_replacement(options.hide, cells); ++i)
-            if (const int64_t id = pair_choice(stream, i, cells + 1)) drawn[static_cast<size_t>(id - 1)] = true;
-    } else if (options.rule == PairRule::kExact) {
+    if (options.rule == Rule::kCode && options.grid.empty()) {
+        for (int64_t i = 0; i < draws_with_replacement(options.hide, cells); ++i)
+            if (const int64_t id = choice_at(stream, i, cells + 1)) drawn[static_cast<size_t>(id - 1)] = true;
+    } else if (options.rule == Rule::kExact) {
         std::vector<std::pair<uint32_t, size_t>> order;
-        for (int64_t k = 0; k < cells; ++k) order.emplace_back(pair_number(stream, k), static_cast<size_t>(k));
+        for (int64_t k = 0; k < cells; ++k) order.emplace_back(number_at(stream, k), static_cast<size_t>(k));
         std::sort(order.begin(), order.end());
-        for (int64_t i = 0; i < pair_hidden_cells(options.hide, cells); ++i) drawn[order[static_cast<size_t>(i)].second] = true;
+        for (int64_t i = 0; i < hidden_cells(options.hide, cells); ++i) drawn[order[static_cast<size_t>(i)].second] = true;
     } else {
         for (int64_t k = 0; k < cells; ++k)
-            drawn[static_cast<size_t>(k)] = pair_number(stream, k) < pair_limit(options.rule, options.hide);
+            drawn[static_cast<size_t>(k)] = number_at(stream, k) < limit_of(options.rule, options.hide);
     }
     return drawn;
 }
 
 template <class T>
 void check_pair(const Settings& settings) {
-    const PairShape s = settings.shape;
+    const Shape s = settings.shape;
     const int64_t p = s.pixels(), pitch = settings.strided ? s.c + 1 : 1;
     const HostArray<T> image(settings.strided ? s.n * p * pitch : s.n * s.c * p);
     for (int64_t i = 0; i < image.size(); ++i) image[i] = static_cast<T>(i % 250 + 1);
@@ -52,20 +53,20 @@ void check_pair(const Settings& settings) {
     const View image_view = settings.strided ? strided_view(image, {s.n, s.c, s.h, s.w}, {p * pitch, 1, s.w * pitch, pitch})
                                              : contiguous_view(image, {s.n, s.c, s.h, s.w});
     const View segments_view = settings.grid.empty() ? contiguous_view(segments, {s.n, s.h, s.w}) : View{};
-    const PairOptions options{settings.grid, settings.hide, settings.rule, 123456789012345};
-    const PairOutputs outputs{contiguous_view(first, {s.n, s.c, s.h, s.w}), contiguous_view(second, {s.n, s.c, s.h, s.w}),
-                              contiguous_view(share, {s.n}), contiguous_view(side, {s.n, s.h, s.w})};
+    const Options options{settings.grid, settings.hide, settings.rule, 123456789012345};
+    const Outputs outputs{contiguous_view(first, {s.n, s.c, s.h, s.w}), contiguous_view(second, {s.n, s.c, s.h, s.w}),
+                          contiguous_view(share, {s.n}), contiguous_view(side, {s.n, s.h, s.w})};
     const Context context;
-    const HostArray<uint8_t> space(complementary_pair_workspace(image_view, segments_view, options, context));
-    complementary_pair(image_view, segments_view, options, outputs, contiguous_view(space, {space.size()}), context);
+    const HostArray<uint8_t> space(complementary::workspace(image_view, segments_view, options, context));
+    complementary::run(image_view, segments_view, options, outputs, contiguous_view(space, {space.size()}), context);
 
     int64_t wrong = 0;
     std::vector<double> expected_share;
     for (int64_t n = 0; n < s.n; ++n) {
-        const PairStream stream = pair_stream(options.seed, n);
+        const RandomStream stream = random_stream(options.seed, n);
         const bool grid = !settings.grid.empty();
         const int64_t cell =
-            grid ? settings.grid[static_cast<size_t>(pair_grid_choice(stream, static_cast<int64_t>(settings.grid.size())))] : 1;
+            grid ? settings.grid[static_cast<size_t>(grid_choice(stream, static_cast<int64_t>(settings.grid.size())))] : 1;
         const auto label = [&](int64_t i) {
             return grid ? i / s.w / cell * ceil_div(s.w, cell) + i % s.w / cell : int64_t{segments[n * p + i]};
         };
@@ -85,7 +86,7 @@ void check_pair(const Settings& settings) {
                 wrong += second[(n * s.c + c) * p + i] != (shows == 2 ? value : T{0});
             }
         }
-        if (grid && settings.rule == PairRule::kCode) {
+        if (grid && settings.rule == Rule::kCode) {
             counted = static_cast<double>(cells);
             visible = static_cast<double>(std::count(drawn.begin(), drawn.end(), false));
         }
@@ -101,32 +102,32 @@ void check_pair(const Settings& settings) {
 }  // namespace
 
 WSSS_CASE(complementary_one_pixel) {
-    check_pair<float>({{1, 3, 1, 1}, {}, PairRule::kExact, 0.5});
+    check_pair<float>({{1, 3, 1, 1}, {}, Rule::kExact, 0.5});
 }
 WSSS_CASE(complementary_segments) {
-    check_pair<float>({{3, 2, 7, 11}, {}, PairRule::kExact, 0.5});
+    check_pair<float>({{3, 2, 7, 11}, {}, Rule::kExact, 0.5});
 }
 WSSS_CASE(complementary_wide) {
-    check_pair<float>({{2, 3, 40, 60}, {}, PairRule::kExact, 0.4});
+    check_pair<float>({{2, 3, 40, 60}, {}, Rule::kExact, 0.4});
 }
 WSSS_CASE(complementary_wide_bytes) {
-    check_pair<uint8_t>({{2, 3, 40, 60}, {}, PairRule::kExact, 0.5});
+    check_pair<uint8_t>({{2, 3, 40, 60}, {}, Rule::kExact, 0.5});
 }
 WSSS_CASE(complementary_strided) {
-    check_pair<double>({{2, 3, 9, 8}, {}, PairRule::kExact, 0.5, true});
+    check_pair<double>({{2, 3, 9, 8}, {}, Rule::kExact, 0.5, true});
 }
 WSSS_CASE(complementary_grids) {
-    check_pair<float>({{4, 1, 20, 30}, {3, 7, 20}, PairRule::kExact, 0.5});
+    check_pair<float>({{4, 1, 20, 30}, {3, 7, 20}, Rule::kExact, 0.5});
 }
 WSSS_CASE(complementary_cell_a_pixel) {
-    check_pair<uint8_t>({{1, 1, 33, 63}, {1}, PairRule::kExact, 0.3});
+    check_pair<uint8_t>({{1, 1, 33, 63}, {1}, Rule::kExact, 0.3});
 }
 WSSS_CASE(complementary_paper) {
-    check_pair<float>({{2, 1, 9, 20}, {}, PairRule::kPaper, 0.5});
+    check_pair<float>({{2, 1, 9, 20}, {}, Rule::kPaper, 0.5});
 }
 WSSS_CASE(complementary_code_segments) {
-    check_pair<float>({{3, 1, 15, 20}, {}, PairRule::kCode, 0.5});
+    check_pair<float>({{3, 1, 15, 20}, {}, Rule::kCode, 0.5});
 }
 WSSS_CASE(complementary_code_grid) {
-    check_pair<float>({{3, 1, 15, 21}, {4}, PairRule::kCode, 0.5});
+    check_pair<float>({{3, 1, 15, 21}, {4}, Rule::kCode, 0.5});
 }

@@ -10,11 +10,12 @@
 
 using namespace wsss;
 using namespace wsss::check;
+using namespace wsss::dense_crf;
 
 namespace {
 
 using Values = std::vector<double>;
-using Vertex = std::array<int, kCrfMaxDims>;
+using Vertex = std::array<int, kMaxFeatureDims>;
 
 size_t index(int64_t i) {
     return static_cast<size_t>(i);
@@ -96,7 +97,7 @@ struct TermSpec {
     int dims;
     bool shared;
     Compat compat = Compat::kNumber;
-    CrfNormalisation normalisation = CrfNormalisation::kSymmetric;
+    Normalisation normalisation = Normalisation::kSymmetric;
     float range = 3.0f;  // of the features
 };
 
@@ -112,7 +113,7 @@ struct TermData {
 };
 
 // One image, [L][P].
-void plain_crf(const CrfShape& s, const float* unary, const std::vector<TermData>& terms, int64_t image, const float* initial,
+void plain_crf(const Shape& s, const float* unary, const std::vector<TermData>& terms, int64_t image, const float* initial,
                const Run& run, double* out) {
     const int64_t p = s.pixels(), count = s.labels * p;
     const auto softmax = [&](Values& x) {
@@ -129,14 +130,14 @@ void plain_crf(const CrfShape& s, const float* unary, const std::vector<TermData
         const float* feature = term.feature.data() + (term.spec.shared ? 0 : image * term.spec.dims * p);
         lattices.emplace_back(feature, term.spec.dims, p);
         Values norm = lattices.back().filter(Values(index(p), 1.0)), none(index(p), 1.0);
-        const CrfNormalisation kind = term.spec.normalisation;
-        for (double& n : norm) n = std::pow(n + 1e-20, kind == CrfNormalisation::kSymmetric ? -0.5 : -1.0);
-        before.push_back(kind == CrfNormalisation::kSymmetric || kind == CrfNormalisation::kBefore ? norm : none);
-        after.push_back(kind == CrfNormalisation::kSymmetric || kind == CrfNormalisation::kAfter ? norm : none);
+        const Normalisation kind = term.spec.normalisation;
+        for (double& n : norm) n = std::pow(n + 1e-20, kind == Normalisation::kSymmetric ? -0.5 : -1.0);
+        before.push_back(kind == Normalisation::kSymmetric || kind == Normalisation::kBefore ? norm : none);
+        after.push_back(kind == Normalisation::kSymmetric || kind == Normalisation::kAfter ? norm : none);
     }
     Values score(index(count)), q(index(count));
     for (size_t i = 0; i < q.size(); ++i)
-        score[i] = run.probability ? std::log(std::fmax(double{unary[i]}, double{kCrfLeast})) : -double{unary[i]};
+        score[i] = run.probability ? std::log(std::fmax(double{unary[i]}, double{kLeastProbability})) : -double{unary[i]};
     for (size_t i = 0; i < q.size(); ++i) q[i] = initial ? initial[i] : score[i];
     if (!initial) softmax(q);
     for (int64_t step = 0; step < (run.message ? 1 : run.iterations); ++step) {
@@ -161,13 +162,13 @@ void plain_crf(const CrfShape& s, const float* unary, const std::vector<TermData
     std::copy(q.begin(), q.end(), out);
 }
 
-void check_crf(const CrfShape& s, const std::vector<TermSpec>& specs, const Run& run = {}) {
+void check_crf(const Shape& s, const std::vector<TermSpec>& specs, const Run& run = {}) {
     const int64_t p = s.pixels(), count = s.n * s.labels * p;
     HostArray<float> unary(count), initial(count), out(count);
     fill_uniform(unary, 1, 0.0f, 3.0f);
     fill_uniform(initial, 2, 0.0f, 1.0f);
     std::vector<TermData> data;
-    std::vector<CrfTerm> terms;
+    std::vector<TermInput> terms;
     for (const TermSpec& spec : specs) {
         const int64_t images = spec.shared ? 1 : s.n;
         const int64_t compats = spec.compat == Compat::kNumber   ? 1
@@ -184,7 +185,7 @@ void check_crf(const CrfShape& s, const std::vector<TermSpec>& specs, const Run&
             for (int64_t i = 0; i < spec.dims * p; ++i) term.feature[run.broken_image * spec.dims * p + i] = kBad[i % 5];
         }
         data.push_back(std::move(term));
-        CrfTerm crf_term;
+        TermInput crf_term;
         crf_term.feature = contiguous_view(data.back().feature, {images, spec.dims, s.h, s.w});
         crf_term.compat = spec.compat == Compat::kMatrix ? contiguous_view(data.back().compat, {s.labels, s.labels})
                                                          : contiguous_view(data.back().compat, {compats});
@@ -194,9 +195,9 @@ void check_crf(const CrfShape& s, const std::vector<TermSpec>& specs, const Run&
     const Context context;
     const View unary_view = contiguous_view(unary, {s.n, s.labels, s.h, s.w});
     const View initial_view = run.initial ? contiguous_view(initial, {s.n, s.labels, s.h, s.w}) : View{};
-    const HostArray<uint8_t> space(dense_crf_workspace(unary_view, terms, context));
-    dense_crf(unary_view, run.probability, terms, run.iterations, initial_view, run.message,
-              contiguous_view(out, {s.n, s.labels, s.h, s.w}), contiguous_view(space, {space.size()}), context);
+    const HostArray<uint8_t> space(dense_crf::workspace(unary_view, terms, context));
+    dense_crf::run(unary_view, run.probability, terms, run.iterations, initial_view, run.message,
+                   contiguous_view(out, {s.n, s.labels, s.h, s.w}), contiguous_view(space, {space.size()}), context);
 
     Values expected(index(count));
     for (int64_t image = 0; image < s.n; ++image) {
@@ -211,8 +212,8 @@ void check_crf(const CrfShape& s, const std::vector<TermSpec>& specs, const Run&
     record("out", out);
 }
 
-constexpr CrfNormalisation kNo = CrfNormalisation::kNone, kBefore = CrfNormalisation::kBefore, kAfter = CrfNormalisation::kAfter,
-                           kSymmetric = CrfNormalisation::kSymmetric;
+constexpr Normalisation kNo = Normalisation::kNone, kBefore = Normalisation::kBefore, kAfter = Normalisation::kAfter,
+                        kSymmetric = Normalisation::kSymmetric;
 
 }  // namespace
 
@@ -297,11 +298,11 @@ WSSS_CASE(dense_crf_key_groups) {
     }
     std::sort(expected.begin(), expected.end());
     groups[0] = 0;
-    const dim3 threads(crf::kBuildThreads);
-    launch("dense_crf", crf::dense_crf_find_groups_kernel, dim3(static_cast<unsigned>(count / crf::kBuildThreads + 1)), threads,
-           0, nullptr, keys.data(), count, groups.data());
-    launch("dense_crf", crf::dense_crf_order_groups_kernel, dim3(1), threads, 0, nullptr, keys.data(), order.data(),
-           groups.data(), scratch_keys.data(), scratch_order.data());
+    const dim3 threads(kBuildThreads);
+    launch("dense_crf", dense_crf_find_groups_kernel, dim3(static_cast<unsigned>(count / kBuildThreads + 1)), threads, 0, nullptr,
+           keys.data(), count, groups.data());
+    launch("dense_crf", dense_crf_order_groups_kernel, dim3(1), threads, 0, nullptr, keys.data(), order.data(), groups.data(),
+           scratch_keys.data(), scratch_order.data());
     uint32_t mixed = 0;  // groups with more than one key
     for (int64_t i = 0, start = 0; i < count; i = start) {
         bool differs = false;
@@ -318,7 +319,7 @@ WSSS_CASE(dense_crf_key_groups) {
 WSSS_CASE(dense_crf_key_mixing) {
     Random random(5);
     for (int i = 0; i < 1000; ++i) {
-        const uint64_t hash = random.bits() & crf::kHashMask;
-        expect(crf::unmix(crf::mix(hash)) == hash, "mix " + std::to_string(hash));
+        const uint64_t hash = random.bits() & kHashMask;
+        expect(unmix(mix(hash)) == hash, "mix " + std::to_string(hash));
     }
 }

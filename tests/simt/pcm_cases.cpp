@@ -6,6 +6,7 @@
 
 using namespace wsss;
 using namespace wsss::check;
+using namespace wsss::pcm;
 
 namespace {
 
@@ -19,7 +20,7 @@ struct Expected {
 // Arrays are [N, C or D, P], contiguous. The formulas are those of pcm.h; with g = dL/dout,
 //     dL/dA_ij = sum_c g_cj (cam_ci - out_cj) / r_j,  dL/df_i = sum_j [s_ij > 0] (dL/dA_ij + dL/dA_ji) f_j
 template <class T>
-Expected plain_pcm(const PcmShape& shape, const std::vector<T>& cam, const std::vector<T>& feature, const std::vector<T>& grad) {
+Expected plain_pcm(const Shape& shape, const std::vector<T>& cam, const std::vector<T>& feature, const std::vector<T>& grad) {
     const int64_t p = shape.pixels();
     const auto size = [&](int64_t channels) { return static_cast<size_t>(shape.n * channels * p); };
     Expected e{std::vector<double>(size(shape.c)), std::vector<double>(size(1)), std::vector<double>(size(shape.c)),
@@ -89,7 +90,7 @@ std::vector<T> random_values(int64_t count, uint64_t seed, float low) {
 template <class T>
 class Input {
 public:
-    Input(const PcmShape& s, int64_t channels, const std::vector<T>& values, bool strided)
+    Input(const Shape& s, int64_t channels, const std::vector<T>& values, bool strided)
         : array_(strided ? s.n * s.pixels() * (channels + 1) : s.n * channels * s.pixels()) {
         const int64_t p = s.pixels(), pitch = channels + 1;
         view = strided ? strided_view(array_, {s.n, channels, s.h, s.w}, {p * pitch, 1, s.w * pitch, pitch})
@@ -111,7 +112,7 @@ struct Tolerance {
 };
 
 template <class T>
-void check_pcm(const PcmShape& shape, Tolerance tolerance, bool strided = false) {
+void check_pcm(const Shape& shape, Tolerance tolerance, bool strided = false) {
     const int64_t p = shape.pixels(), cams = shape.n * shape.c * p, features = shape.n * shape.d * p;
     const auto cam_values = random_values<T>(cams, 1, 0.0f), grad_values = random_values<T>(cams, 2, -1.0f);
     const auto feature_values = random_values<T>(features, 3, -0.5f);
@@ -124,18 +125,18 @@ void check_pcm(const PcmShape& shape, Tolerance tolerance, bool strided = false)
     const View denominator_view = contiguous_view(denominator, {shape.n, p});
     const Context context;
 
-    const HostArray<uint8_t> forward_space(pcm_forward_workspace(cam.view, feature.view, context));
-    pcm_forward(cam.view, feature.view, kEps, out_view, denominator_view, contiguous_view(forward_space, {forward_space.size()}),
-                context);
+    const HostArray<uint8_t> forward_space(pcm::forward_workspace(cam.view, feature.view, context));
+    pcm::forward(cam.view, feature.view, kEps, out_view, denominator_view, contiguous_view(forward_space, {forward_space.size()}),
+                 context);
     expect_close("out", out, expected.out, tolerance.forward);
     expect_close("denominator", denominator, expected.denominator, tolerance.forward);
     record("out", out);
 
-    const HostArray<uint8_t> backward_space(pcm_backward_workspace(cam.view, feature.view, context));
-    pcm_backward(grad.view, cam.view, feature.view, out_view, denominator_view, kEps,
-                 contiguous_view(grad_cam, {shape.n, shape.c, shape.h, shape.w}),
-                 contiguous_view(grad_feature, {shape.n, shape.d, shape.h, shape.w}),
-                 contiguous_view(backward_space, {backward_space.size()}), context);
+    const HostArray<uint8_t> backward_space(pcm::backward_workspace(cam.view, feature.view, context));
+    pcm::backward(grad.view, cam.view, feature.view, out_view, denominator_view, kEps,
+                  contiguous_view(grad_cam, {shape.n, shape.c, shape.h, shape.w}),
+                  contiguous_view(grad_feature, {shape.n, shape.d, shape.h, shape.w}),
+                  contiguous_view(backward_space, {backward_space.size()}), context);
     expect_close("grad_cam", grad_cam, expected.grad_cam, tolerance.backward, kFloor);
     expect_close("grad_feature", grad_feature, expected.grad_feature, tolerance.backward, kFloor);
     record("grad_cam", grad_cam);

@@ -6,6 +6,7 @@
 
 using namespace wsss;
 using namespace wsss::check;
+using namespace wsss::prcm;
 
 namespace {
 
@@ -36,7 +37,7 @@ void softmax_backward(Numbers& moves, const Numbers& shares, int64_t first, int6
 }
 
 // The formulas of prcm.h. Maps are [N, channels, P], contiguous.
-Expected plain_prcm(const PrcmShape& s, const PrcmOptions& o, const Numbers& cam, const Numbers& x, const Numbers& query,
+Expected plain_prcm(const Shape& s, const Options& o, const Numbers& cam, const Numbers& x, const Numbers& query,
                     const Numbers& phi, const Numbers& grad) {
     const int64_t p = s.pixels();
     const auto zeros = [](int64_t count) { return Numbers(static_cast<size_t>(count)); };
@@ -100,7 +101,7 @@ struct Values {
 };
 
 template <class T>
-void check_prcm(const PrcmShape& s, const PrcmOptions& o, double tolerance) {
+void check_prcm(const Shape& s, const Options& o, double tolerance) {
     const int64_t p = s.pixels();
     const Values<T> cam(s.n * s.c * p, 1, 0.0f), x(s.n * s.c1 * p, 2, -0.5f), query(s.n * s.c2 * p, 3, -0.5f),
         phi(s.c2 * s.c1, 4, -0.7f), grad(s.n * s.c * p, 5, -1.0f);
@@ -113,16 +114,16 @@ void check_prcm(const PrcmShape& s, const PrcmOptions& o, double tolerance) {
     const View x_view = map(x.array, s.c1), phi_view = contiguous_view(phi.array, {s.c2, s.c1}), grad_view = map(grad.array, s.c);
     const Context context;
 
-    const HostArray<uint8_t> space(prcm_forward_workspace(cam_view, x_view, query_view, phi_view, context));
-    prcm_forward(cam_view, x_view, query_view, phi_view, o.scale, o.over_classes, o.view, o.rectify, map(out, s.c), gate_view,
-                 proxy_view, key_view, contiguous_view(space, {space.size()}), context);
+    const HostArray<uint8_t> space(prcm::forward_workspace(cam_view, x_view, query_view, phi_view, context));
+    prcm::forward(cam_view, x_view, query_view, phi_view, o.scale, o.over_classes, o.view, o.rectify, map(out, s.c), gate_view,
+                  proxy_view, key_view, contiguous_view(space, {space.size()}), context);
     expect_close("out", out, expected.out, tolerance);
     record("out", out);
 
     const HostArray<uint8_t> back(
-        prcm_backward_workspace(grad_view, cam_view, query_view, gate_view, proxy_view, key_view, context));
-    prcm_backward(grad_view, cam_view, query_view, gate_view, proxy_view, key_view, o.scale, o.over_classes, o.view, o.rectify,
-                  map(grad_query, s.c2), contiguous_view(grad_phi, {s.c2, s.c1}), contiguous_view(back, {back.size()}), context);
+        prcm::backward_workspace(grad_view, cam_view, query_view, gate_view, proxy_view, key_view, context));
+    prcm::backward(grad_view, cam_view, query_view, gate_view, proxy_view, key_view, o.scale, o.over_classes, o.view, o.rectify,
+                   map(grad_query, s.c2), contiguous_view(grad_phi, {s.c2, s.c1}), contiguous_view(back, {back.size()}), context);
     constexpr double kFloor = 1e-3;  // a softmax of one element does not move
     expect_close("grad_query", grad_query, expected.grad_query, 2 * tolerance, kFloor);
     expect_close("grad_phi", grad_phi, expected.grad_phi, 2 * tolerance, kFloor);
@@ -130,7 +131,7 @@ void check_prcm(const PrcmShape& s, const PrcmOptions& o, double tolerance) {
     record("grad_phi", grad_phi);
 }
 
-constexpr PrcmOptions kPositions{0.5, false, false, false}, kClasses{1.0, true, false, true}, kCode{0.7, false, true, true};
+constexpr Options kPositions{0.5, false, false, false}, kClasses{1.0, true, false, true}, kCode{0.7, false, true, true};
 
 }  // namespace
 

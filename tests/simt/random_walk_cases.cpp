@@ -5,13 +5,14 @@
 
 using namespace wsss;
 using namespace wsss::check;
+using namespace wsss::random_walk;
 
 namespace {
 
 // cam [N, C, P] and affinity [N, E, P], contiguous; steps one at a time, in double.
 template <class T>
-std::vector<double> plain_walk(const WalkShape& shape, const HostArray<T>& cam, const HostArray<T>& affinity,
-                               const WalkSettings& settings) {
+std::vector<double> plain_walk(const Shape& shape, const HostArray<T>& cam, const HostArray<T>& affinity,
+                               const Settings& settings) {
     const int64_t p = shape.pixels(), pairs = pair_offset_count(static_cast<int>(settings.radius)), margin = settings.radius - 1;
     std::vector<double> out;
     for (int64_t n = 0; n < shape.n; ++n) {
@@ -52,7 +53,7 @@ std::vector<double> plain_walk(const WalkShape& shape, const HostArray<T>& cam, 
 }
 
 template <class T>
-void check_walk(const WalkShape& shape, const WalkSettings& settings, double tolerance) {
+void check_walk(const Shape& shape, const Settings& settings, double tolerance) {
     const int64_t p = shape.pixels(), pairs = pair_offset_count(static_cast<int>(settings.radius));
     const HostArray<T> cam(shape.n * shape.c * p), affinity(shape.n * pairs * p), out(shape.n * shape.c * p);
     fill_uniform(cam, 1, 0.0f, 1.0f);
@@ -60,14 +61,14 @@ void check_walk(const WalkShape& shape, const WalkSettings& settings, double tol
     const View cam_view = contiguous_view(cam, {shape.n, shape.c, shape.h, shape.w});
     const View affinity_view = contiguous_view(affinity, {shape.n, pairs, shape.h, shape.w});
     const Context context;
-    const HostArray<uint8_t> space(random_walk_workspace(cam_view, affinity_view, settings, context));
-    random_walk(cam_view, affinity_view, settings, contiguous_view(out, {shape.n, shape.c, shape.h, shape.w}),
-                contiguous_view(space, {space.size()}), context);
+    const HostArray<uint8_t> space(random_walk::workspace(cam_view, affinity_view, settings, context));
+    random_walk::run(cam_view, affinity_view, settings, contiguous_view(out, {shape.n, shape.c, shape.h, shape.w}),
+                     contiguous_view(space, {space.size()}), context);
     expect_close("out", out, plain_walk(shape, cam, affinity, settings), tolerance);
     record("out", out);
 }
 
-WalkSettings settings(int64_t radius, int64_t steps, bool chebyshev = false, double beta = 2, bool published = false) {
+Settings settings(int64_t radius, int64_t steps, bool chebyshev = false, double beta = 2, bool published = false) {
     return {radius, beta, steps, chebyshev, 1e-6, published};
 }
 

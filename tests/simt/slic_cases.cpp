@@ -8,6 +8,7 @@
 
 using namespace wsss;
 using namespace wsss::check;
+using namespace wsss::slic;
 
 namespace {
 
@@ -19,29 +20,29 @@ struct Image {
 };
 
 // Labels, -1 where the image is not valid, and the centres they were measured from.
-std::vector<int64_t> assign(const SlicPlan& plan, const Image& image, int64_t iterations, std::vector<SlicCentre>* centres) {
+std::vector<int64_t> assign(const Plan& plan, const Image& image, int64_t iterations, std::vector<Centre>* centres) {
     std::vector<int64_t> label(image.lab.size());
-    for (int64_t k = 0; k < plan.labels(); ++k) centres->push_back(slic_first_centre(plan, k));
-    std::vector<SlicSums> sums;
+    for (int64_t k = 0; k < plan.labels(); ++k) centres->push_back(first_centre(plan, k));
+    std::vector<Sums> sums;
     for (int64_t round = 0; round <= iterations; ++round) {
-        for (size_t k = 0; round > 0 && k < centres->size(); ++k) (*centres)[k] = slic_moved((*centres)[k], sums[k], round - 1);
-        sums.assign(centres->size(), SlicSums{});
+        for (size_t k = 0; round > 0 && k < centres->size(); ++k) (*centres)[k] = moved_centre((*centres)[k], sums[k], round - 1);
+        sums.assign(centres->size(), Sums{});
         for (int64_t y = 0; y < image.height; ++y)
             for (int64_t x = 0; x < image.width; ++x) {
-                if (!slic_takes_row(plan, round, iterations, y)) continue;
-                const int64_t tile_row = y / kSlicTileHeight, tile_col = x / kSlicTileWidth;
-                const SlicRange rows = slic_candidate_rows(plan, tile_row), cols = slic_candidate_cols(plan, tile_col);
+                if (!takes_row(plan, round, iterations, y)) continue;
+                const int64_t tile_row = y / kTileHeight, tile_col = x / kTileWidth;
+                const Range rows = candidate_rows(plan, tile_row), cols = candidate_cols(plan, tile_col);
                 const Lab lab = image.lab[image.at(y, x)];
                 int64_t best = INT64_MAX, chosen = -1;
                 for (int64_t row = rows.first; row < rows.first + rows.count; ++row)
                     for (int64_t col = cols.first; col < cols.first + cols.count; ++col) {
                         const int64_t k = row * plan.cols + col;
-                        const SlicCentre& centre = (*centres)[static_cast<size_t>(k)];
-                        const SlicCost c = slic_cost(slic_colour_cost(plan, centre, round == 0 ? 0 : plan.colour), centre,
-                                                     tile_col * kSlicTileWidth, tile_row * kSlicTileHeight,
-                                                     round == 0 ? plan.space_alone : plan.space);
+                        const Centre& centre = (*centres)[static_cast<size_t>(k)];
+                        const Cost c =
+                            cost_in_tile(colour_cost(plan, centre, round == 0 ? 0 : plan.colour), centre, tile_col * kTileWidth,
+                                         tile_row * kTileHeight, round == 0 ? plan.space_alone : plan.space);
                         const int64_t cost = c.base + int64_t{c.l} * lab.l + int64_t{c.a} * lab.a + int64_t{c.b} * lab.b +
-                                             c.x * (x % kSlicTileWidth) + c.y * (y % kSlicTileHeight);
+                                             c.x * (x % kTileWidth) + c.y * (y % kTileHeight);
                         if (cost < best) {
                             best = cost;
                             chosen = k;
@@ -50,7 +51,7 @@ std::vector<int64_t> assign(const SlicPlan& plan, const Image& image, int64_t it
                 const bool valid = image.valid[image.at(y, x)];
                 label[image.at(y, x)] = valid ? chosen : -1;
                 if (!valid) continue;
-                SlicSums& sum = sums[static_cast<size_t>(chosen)];
+                Sums& sum = sums[static_cast<size_t>(chosen)];
                 sum.l += lab.l;
                 sum.a += lab.a;
                 sum.b += lab.b;
@@ -92,8 +93,8 @@ std::vector<size_t> pieces(const Image& image, const std::vector<int64_t>& label
     return name;
 }
 
-std::vector<int32_t> plain_slic(const SlicPlan& plan, const Image& image, int64_t iterations) {
-    std::vector<SlicCentre> centres;
+std::vector<int32_t> plain_slic(const Plan& plan, const Image& image, int64_t iterations) {
+    std::vector<Centre> centres;
     const std::vector<int64_t> label = assign(plan, image, iterations, &centres);
     std::vector<size_t> name = pieces(image, label);
     for (;;) {
@@ -105,9 +106,9 @@ std::vector<int32_t> plain_slic(const SlicPlan& plan, const Image& image, int64_
             for_neighbours(image, p, [&](size_t q) {
                 if (label[p] < 0 || label[q] < 0 || name[p] == name[q] || size[name[p]] >= plan.minimum) return;
                 const auto small = static_cast<uint32_t>(name[p]), other = static_cast<uint32_t>(name[q]);
-                if (!slic_greater(size[other], other, size[small], small)) return;
+                if (!is_greater(size[other], other, size[small], small)) return;
                 const uint64_t key =
-                    slic_merge_key(centres[static_cast<size_t>(label[small])], centres[static_cast<size_t>(label[other])], other);
+                    merge_key(centres[static_cast<size_t>(label[small])], centres[static_cast<size_t>(label[other])], other);
                 const auto known = offer.find(small);
                 if (known == offer.end() || key < known->second) offer[small] = key;
             });
@@ -123,14 +124,14 @@ std::vector<int32_t> plain_slic(const SlicPlan& plan, const Image& image, int64_
 }
 
 struct Settings {
-    SlicShape shape;
+    Shape shape;
     int64_t segments, iterations = 2;
     double compactness = 10;
     bool noise = false, masked = false, interleaved = false;
 };
 
 void check_slic(const Settings& settings) {
-    const SlicShape s = settings.shape;
+    const Shape s = settings.shape;
     const int64_t p = s.pixels();
     const HostArray<uint8_t> pixels(s.n * 3 * p);
     HostArray<uint8_t> mask(s.n * p);
@@ -159,10 +160,10 @@ void check_slic(const Settings& settings) {
     mask_view.dtype = DType::kBool;
     if (!settings.masked) mask_view = View{};
     const Context context;
-    const HostArray<uint8_t> space(slic_workspace(image_view, settings.segments, context));
-    slic(image_view, mask_view, settings.segments, settings.compactness, settings.iterations,
-         contiguous_view(out, {s.n, s.h, s.w}), contiguous_view(space, {space.size()}), context);
-    const SlicPlan plan = make_slic_plan(s.h, s.w, settings.segments, settings.compactness);
+    const HostArray<uint8_t> space(slic::workspace(image_view, settings.segments, context));
+    slic::run(image_view, mask_view, settings.segments, settings.compactness, settings.iterations,
+              contiguous_view(out, {s.n, s.h, s.w}), contiguous_view(space, {space.size()}), context);
+    const Plan plan = make_plan(s.h, s.w, settings.segments, settings.compactness);
     int64_t wrong = 0;
     for (int64_t n = 0; n < s.n; ++n) {
         const std::vector<int32_t> expected = plain_slic(plan, images[static_cast<size_t>(n)], settings.iterations);

@@ -7,14 +7,16 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 
-from wsss_fast.cli import exit_codes
+from wsss_fast.cli import _terminal, exit_codes
 from wsss_fast.files.folder import OutputStoppedError
 
 # command → one line of help. Its module is wsss_fast.cli.COMMAND with `run(argv, prog) -> int`.
 COMMANDS = {
     "label": "label a folder of images: one palette PNG an image",
+    "classes": "list the classes of a model with their mask values",
     "train": "train a method on images with image-level labels",
     "run": "run a published row from data set to segmentation network, stage by stage",
     "eval": "compare masks or soft maps with the truth: IoU a class, mIoU, threshold curve",
@@ -36,6 +38,11 @@ class Terminated(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     arguments, debug = _take_debug(arguments)
+    with _terminal.guarded():
+        return _main(arguments, debug)
+
+
+def _main(arguments: list[str], debug: bool) -> int:
     try:
         with _sigterm_unwinds():
             status = _dispatch(arguments)
@@ -53,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"stopped: {error}", exit_codes.STOPPED)
     except Exception as error:
         if debug:
-            raise
+            sys.stderr.write(traceback.format_exc())
         return _say(_describe(error), exit_codes.ERROR)
 
 
@@ -106,13 +113,11 @@ def _help() -> str:
 
 
 def _unknown(command: str) -> int:
-    import difflib
-
+    from wsss_fast._nearest import did_you_mean
     from wsss_fast.files.names import printable
 
     kind = "option" if command.startswith("-") else "command"
-    close = difflib.get_close_matches(command, [*COMMANDS, "--help", "--version", _DEBUG], 1)
-    hint = f"did you mean '{close[0]}'?" if close else "`wsss --help` lists the commands"
+    hint = did_you_mean(command, [*COMMANDS, "--help", "--version", _DEBUG], "`wsss --help` lists the commands")
     return _say(f"error: unknown {kind} '{printable(command)}'. Hint: {hint}", exit_codes.USAGE)
 
 

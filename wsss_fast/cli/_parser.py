@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 import sys
 import types
@@ -13,12 +12,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jsonargparse
+import yaml
 
+from wsss_fast._nearest import did_you_mean
+from wsss_fast.files import yaml_text
 from wsss_fast.files.names import printable
+
+_own_yaml = jsonargparse.get_loader("yaml")  # knows 1e-3, which YAML takes for text
+_MODE = "wsss"
 
 
 class UsageError(Exception):
     """Wrong usage: exit status 2."""
+
+
+def _load(text: str) -> Any:
+    yaml_text.load(text)  # refuses what would take all time and memory below
+    return _own_yaml(text)
+
+
+jsonargparse.set_loader(_MODE, _load, exceptions=(yaml_text.YamlError, yaml.YAMLError))
+jsonargparse.set_dumper(_MODE, lambda data: yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -32,6 +46,7 @@ def new_parser(prog: str, description: str, epilog: str = "") -> jsonargparse.Ar
         description=description,
         epilog=epilog,
         exit_on_error=False,
+        parser_mode=_MODE,
         allow_abbrev=False,
         formatter_class=_Formatter,
     )
@@ -102,8 +117,8 @@ def _explain(parser: jsonargparse.ArgumentParser, text: str) -> str:
 
 
 def _closest(unknown: str, options: list[str]) -> str:
-    close = difflib.get_close_matches(unknown, options, 1)
-    return f". Hint: did you mean '{close[0]}'?" if close else ""
+    hint = did_you_mean(unknown, options)
+    return f". Hint: {hint}" if hint else ""
 
 
 def _shown_default(value: Any) -> str:

@@ -7,6 +7,9 @@ import time
 from types import TracebackType
 from typing import Any
 
+from wsss_fast.cli import _terminal
+from wsss_fast.files.names import harmless
+
 _BAR_AFTER = 2.0
 _LINE_EVERY = 15.0
 
@@ -40,7 +43,7 @@ class ProgressLine:
         if self._terminal:
             if self._bar is None:
                 self._start_bar(total, bool(detail))
-            self._bar.update(self._task, completed=done, total=total, detail=detail)
+            self._bar.update(self._task, completed=done, total=total, detail=harmless(detail))
         elif now - self._last >= _LINE_EVERY:
             self._last = now
             detail = detail or f"{done / (now - self._started):.1f} a second"
@@ -49,7 +52,7 @@ class ProgressLine:
     def complain(self, text: str) -> None:
         """One line about one image; shown above a running bar."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(harmless(text), markup=False, highlight=False, soft_wrap=True)
         else:
             sys.stderr.write(text + "\n")
 
@@ -64,6 +67,12 @@ class ProgressLine:
 
         last = TextColumn("{task.fields[detail]}") if detailed else TimeRemainingColumn()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), last)
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bar = Progress(
+            *columns,
+            console=Console(file=_terminal.own(sys.stderr)),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self._task = self._bar.add_task(self._verb, total=total, detail="")
         self._bar.start()

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.cli import _parser, exit_codes
+from wsss_fast.cli import _parser, _terminal, exit_codes
+from wsss_fast.files.whole import whole_file
 
 PROG = "wsss bench"
 
@@ -92,7 +93,8 @@ def _measure(given: Any, options: dict[str, tuple[Any, ...]]) -> int:
     from wsss_fast.bench import _session, _table
 
     # A table cut to a pipe's assumed 80 columns would lose its figures.
-    console = Console(width=None if sys.stdout.isatty() else 160, stderr=given.json == "-")
+    stream = _terminal.own(sys.stderr if given.json == "-" else sys.stdout)
+    console = Console(width=None if sys.stdout.isatty() else 160, file=stream)
     chosen = bench.names() if "all" in given.operations or not given.operations else given.operations
     operations = [bench.load(name) for name in chosen]
     if given.list:
@@ -153,7 +155,8 @@ def _write_json(target: str, documents: list[dict[str, Any]]) -> None:
     if target == "-":
         sys.stdout.write(text)
     else:
-        Path(target).write_text(text, encoding="utf-8")
+        with whole_file(Path(target), "bench") as part:
+            part.write_text(text, encoding="utf-8")
 
 
 class _Status:
@@ -162,7 +165,7 @@ class _Status:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True)
+        self._console = Console(file=_terminal.own(sys.stderr))
         self._live = self._console.status("starting") if self._console.is_terminal else None
         self._last = time.monotonic()
 

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from wsss_fast.cli import _parser, exit_codes
+from wsss_fast.cli import _parser, _terminal, exit_codes
 from wsss_fast.files.names import printable
 
 PROG = "wsss doctor"
@@ -38,7 +38,9 @@ def run(argv: Sequence[str]) -> int:
         indent = " " * (width + 10)
         text = printable(finding.detail) + (f"\nHint: {printable(finding.hint)}" if finding.hint else "")
         lines = [line for part in text.split("\n") for line in textwrap.wrap(part, columns - len(indent)) or [""]]
-        sys.stdout.write(f"{finding.name:<{width}}  {mark} {lines[0]}\n" + "".join(f"{indent}{line}\n" for line in lines[1:]))
+        _terminal.own(sys.stdout).write(
+            f"{finding.name:<{width}}  {mark} {lines[0]}\n" + "".join(f"{indent}{line}\n" for line in lines[1:])
+        )
     bad = [finding.name for finding in findings if finding.status == doctor.FAILED]
     sys.stdout.write(
         "\n" + (f"failed: {', '.join(bad)}\n" if bad else "nothing is broken; 'missing' is only needed for what its hint says\n")

@@ -34,9 +34,10 @@ def run(argv: Sequence[str]) -> int:
         "--classes",
         type=str,
         default=None,
-        metavar="FILE|N",
-        help="names of the object classes, one a line, or their number (default: as in the manifest or in classes.txt)",
+        metavar="FILE|voc|N",
+        help="object classes of the truth, one a line in the order of its values (default: classes.txt beside it), or how many",
     )
+    parser.add_argument("--all", action="store_true", help="also list the classes that are in no mask and not in the truth")
     parser.add_argument("--allow-missing", action="store_true", help="leave images without a prediction out")
     parser.add_argument("--curve", type=str, default=None, metavar="FILE.png", help="write the threshold curve (soft maps only)")
     parser.add_argument("--json", action="store_true", help="print the result for machines")
@@ -48,11 +49,12 @@ def run(argv: Sequence[str]) -> int:
         return _parser.usage_failure(PROG, str(error))
     from wsss_fast import evaluate
     from wsss_fast.data.labels import read_classes
+    from wsss_fast.data.voc import CLASSES
 
     ids = None if given.list is None else evaluate.read_ids(given.list)
     classes = given.classes
     if classes is not None:
-        classes = int(classes) if classes.isdecimal() else read_classes(classes)
+        classes = int(classes) if classes.isdecimal() else CLASSES if classes == "voc" else read_classes(classes)
     with ProgressLine("comparing", hidden=given.json) as progress:
         result = evaluate.folder(given.predictions, given.truth, ids, classes, given.allow_missing, progress.update)
     split = Path(given.list).name if given.list else "all of the truth"
@@ -60,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
         if result.curve is None:
             raise ValueError("eval: '--curve' must go with soft maps (.npz), got masks, which have no threshold")
         _write_curve(Path(given.curve), result, split)
-    sys.stdout.write(json.dumps(_for_machines(result, split)) + "\n" if given.json else _for_people(result, split))
+    sys.stdout.write(json.dumps(_for_machines(result, split)) + "\n" if given.json else _for_people(result, split, given.all))
     return exit_codes.DONE
 
 
@@ -87,22 +89,27 @@ def _for_machines(result: Result, split: str) -> dict:
         "missing": result.missing,
         "miou": number(result.miou),
         "iou": {name: number(value) for name, value in zip(result.names, result.iou, strict=True)},
+        "notes": list(result.notes),
     }
     if result.curve is not None:
         found |= {"threshold": result.threshold, "curve": [number(value) for value in result.curve]}
     return found
 
 
-def _for_people(result: Result, split: str) -> str:
-    width = max(len(printable(name)) for name in result.names)
+def _for_people(result: Result, split: str, every: bool) -> str:
+    rows = [(printable(name), value) for name, value in zip(result.names, result.iou, strict=True)]
+    shown = [(name, value) for name, value in rows if every or not math.isnan(value)]
+    width = max((len(name) for name, _ in shown), default=0)
     missing = f", {len(result.missing)} left out for want of a prediction" if result.missing else ""
     lines = [f"split {printable(split)}: {result.images} images{missing}", ""]
-    for name, value in zip(result.names, result.iou, strict=True):
-        lines.append(f"  {printable(name):<{width}}  {'absent' if math.isnan(value) else f'{100 * value:6.2f}'}")
+    lines += [f"  {name:<{width}}  {'absent' if math.isnan(value) else f'{100 * value:6.2f}'}" for name, value in shown]
     present = sum(not math.isnan(value) for value in result.iou)
     at = "" if result.threshold is None else f", at background threshold {result.threshold:.2f}, the best of 0.00..0.99"
     score = "unknown: no pixel was counted" if math.isnan(result.miou) else f"{100 * result.miou:.2f}"
     lines += ["", f"mIoU {score} (over {present} classes in prediction or truth, background included{at})"]
+    if len(shown) < len(rows):
+        lines.append(f"classes in neither: {len(rows) - len(shown)}; --all lists them too")
+    lines += [f"note: {note}" for note in result.notes]
     if result.curve is not None:
         lines += ["", "threshold  mIoU"]
         lines += [f"     {step / 100:.2f}  {100 * result.curve[step]:5.2f}" for step in range(0, 100, 5)]

@@ -100,7 +100,10 @@ def _export(given: Any, settings: ExportSettings) -> int:
         }
         sys.stdout.write(json.dumps(told) + "\n")
         return exit_codes.DONE
-    sys.stdout.write(f"{exported.path}: {meta.method} on {meta.backbone}, {meta.num_classes} classes, {meta.precision}\n")
+    grouped = f" in {len(meta.groups)} groups" if meta.groups else ""
+    sys.stdout.write(
+        f"{exported.path}: {meta.method} on {meta.backbone}, {meta.num_classes} classes{grouped}, {meta.precision}\n"
+    )
     if report is not None:
         sys.stdout.write(f"verified: {report.verdict()}\n")
     if exported.kept_in_float32:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_fast import _openmp
+from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import SettingsError
 from wsss_fast.cli import _parser, exit_codes
 from wsss_fast.cli._progress import ProgressLine
@@ -53,8 +53,7 @@ def run(argv: Sequence[str]) -> int:
         return exit_codes.DONE if argv else exit_codes.USAGE
     method, *rest = argv
     if method not in METHODS:
-        close = difflib.get_close_matches(method, METHODS, 1)
-        hint = f"did you mean '{close[0]}'?" if close else "methods are " + ", ".join(METHODS)
+        hint = did_you_mean(method, METHODS, "methods are " + ", ".join(METHODS))
         return _parser.usage_failure(PROG, f"METHOD comes first, got '{printable(method)}'. Hint: {hint}")
     _openmp.wait_without_spinning()
     from wsss_fast import train
@@ -110,8 +109,7 @@ _AHEAD = ("published", "dataset", "backbone", "options")
 
 def _network(argv: Sequence[str]) -> Any:
     """The network's settings, read ahead of all others: the defaults of the rest follow from them."""
-    import yaml
-
+    from wsss_fast.files import yaml_text
     from wsss_fast.train import NetworkSettings
 
     ahead = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -124,9 +122,9 @@ def _network(argv: Sequence[str]) -> Any:
     values: dict[str, Any] = {}
     if given["config"]:
         try:
-            loaded = yaml.safe_load(Path(given["config"]).read_text(encoding="utf-8"))
+            loaded = yaml_text.load(Path(given["config"]).read_text(encoding="utf-8"))
             values = {name: loaded[name] for name in _AHEAD if name in loaded}
-        except (OSError, UnicodeError, TypeError, yaml.YAMLError):
+        except (OSError, TypeError, ValueError):
             pass  # as above
     values |= {name: given[name] for name in _AHEAD if given[name] is not None}
     return NetworkSettings(**{name: value for name, value in values.items() if value not in (None, "none", "null")})

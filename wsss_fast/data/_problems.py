@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import short
 
 SHOWN = 5
 
@@ -15,13 +15,13 @@ class DataError(ValueError):
 
 
 def shown(path: str | Path) -> str:
-    return printable(str(path))
+    return short(str(path), 4096)
 
 
 def some(items: Sequence[object]) -> str:
     """`3: a, b, c`, with at most five of them spelt out."""
     rest = ", …" if len(items) > SHOWN else ""
-    return f"{len(items)}: " + ", ".join(printable(str(item)) for item in items[:SHOWN]) + rest
+    return f"{len(items)}: " + ", ".join(short(str(item)) for item in items[:SHOWN]) + rest
 
 
 def hinted(text: str, hint: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.data._problems import DataError, hinted, shown
+from wsss_fast.data._problems import DataError, doubles, hinted, shown
+from wsss_fast.files.regular import open_to_read
 
 LARGEST_TEXT = 1 << 30
 LARGEST_XML = 1 << 24
@@ -15,11 +18,12 @@ LARGEST_XML = 1 << 24
 
 def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
     try:
-        if not path.is_file():
-            raise DataError(f"data: there is no file {shown(path)}")
-        if path.stat().st_size > most:
-            raise DataError(f"data: {shown(path)} is larger than {most >> 20} MiB")
-        return path.read_text(encoding="utf-8-sig")
+        with io.TextIOWrapper(open_to_read(path), encoding="utf-8-sig") as file:
+            if os.fstat(file.fileno()).st_size > most:
+                raise DataError(f"data: {shown(path)} is larger than {most >> 20} MiB")
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"data: there is no file {shown(path)}") from None
     except OSError as error:
         raise DataError(f"data: cannot read {shown(path)}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -40,8 +44,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON readers keep the last of two equal names, and nobody notices."""
     whole = dict(pairs)
     if len(whole) != len(pairs):
-        again = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
-        raise ValueError(f"'{shown(again)}' stands there twice")
+        raise ValueError(f"'{shown(doubles(name for name, _ in pairs)[0])}' stands there twice")
     return whole
 
 

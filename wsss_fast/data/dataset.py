@@ -223,10 +223,16 @@ def labels_of_masks(found: Found, names: tuple[str, ...] | None) -> ImageLabels:
     return ImageLabels(names or tuple(str(i) for i in range(count)), indices, "the masks", names is not None)
 
 
+TABLES = ("cls_labels.npy", "labels.csv", "labels.tsv", "labels.json", "labels.txt")
+FORMS = (
+    f"a folder of images needs one of: a table of labels in it ({', '.join(TABLES)}) or named (--labels, labels=); "
+    "one folder a class, named like it; VOC's layout (JPEGImages, Annotations); COCO's (annotations/instances_*.json)"
+)
+
+
 def table_in(root: Path) -> Path | None:
     """The one file of labels that lies in a folder."""
-    names = ("cls_labels.npy", "labels.csv", "labels.tsv", "labels.json", "labels.txt")
-    here = [root / name for name in names if (root / name).is_file()]
+    here = [root / name for name in TABLES if (root / name).is_file()]
     if len(here) > 1:
         listed = ", ".join(path.name for path in here)
         raise DataError(hinted(f"data: {shown(root)} holds several files of labels ({listed})", "name one with labels="))

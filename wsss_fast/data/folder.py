@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from wsss_fast.data._problems import DataError, refuse, shown
-from wsss_fast.data.dataset import Asked, Found, read_list, table_given
+from wsss_fast.data.dataset import FORMS, Asked, Found, read_list, table_given
 from wsss_fast.data.labels import ImageLabels, from_rows, read_labels
 from wsss_fast.data.voc import list_file
 from wsss_fast.files.names import natural_key
@@ -40,8 +41,8 @@ def find(asked: Asked) -> Found:
 
 def _inside(root: Path, *folders: Path | None) -> tuple[str, ...]:
     """How the names of files begin that lie in these folders: masks, saliency maps and labels of pairs are no images."""
-    whole = root.resolve()
-    given = [folder.resolve() for folder in folders if folder is not None]
+    whole = Path(os.path.realpath(root))
+    given = [Path(os.path.realpath(folder)) for folder in folders if folder is not None]
     return tuple(
         f"{folder.relative_to(whole).as_posix()}/" for folder in given if folder.is_relative_to(whole) and folder != whole
     )
@@ -51,9 +52,7 @@ def _of_folders(images: list[str], asked: Asked) -> ImageLabels:
     rows = [(image, [image.partition("/")[0]]) for image in images]
     classes = asked.names or tuple(sorted({folder for _, (folder,) in rows}, key=natural_key))
     if not rows:
-        raise DataError(
-            f"data: {shown(asked.path)} holds no folders of images. Hint: one folder a class, named like it, is expected"
-        )
+        raise DataError(f"data: {shown(asked.path)} holds no labels of its images. Hint: {FORMS}")
     return from_rows(rows, classes, "the folders")
 
 
@@ -62,8 +61,7 @@ def _table(asked: Asked) -> ImageLabels | None:
     if given is not None:
         return read_labels(given, classes=asked.names, difficult=asked.difficult)
     if asked.labels is None:
-        hint = "a table is named labels.csv, labels.json, labels.txt or cls_labels.npy, or given with labels="
-        raise DataError(f"data: {shown(asked.path)} has no table of labels. Hint: {hint}")
+        raise DataError(f"data: {shown(asked.path)} has no table of labels. Hint: {FORMS}")
     return None
 
 

@@ -7,7 +7,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,12 +16,19 @@ import numpy as np
 from wsss_fast.data import npy_labels
 from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown
 from wsss_fast.data._text import read_json, read_text, read_xml
+from wsss_fast.data.class_names import ClassNames, unknown_classes
 from wsss_fast.files.images import EXTENSIONS
-from wsss_fast.files.names import natural_key
+from wsss_fast.files.names import is_text, natural_key
 
 KINDS = ("npy", "xml", "coco", "folders", "csv", "json", "list")
 DIFFICULT = ("keep", "drop")
-_HEADERS = frozenset({"image", "images", "path", "file", "filename", "file_name", "name", "id", "image_id"})
+UNKNOWN = ("stop", "drop")
+# A first row of a CSV file is a header when both of its cells say so: an image may be called `id`.
+_HEADERS = (
+    frozenset({"image", "images", "image_name", "path", "file", "filename", "file_name", "name", "id", "image_id"}),
+    frozenset({"class", "classes", "class_name", "class_names", "label", "labels", "category", "categories", "tag", "tags"}),
+)
+MOST_CLASSES = 65_535
 _INTEGER_ID = re.compile(r"((?:19|20)[0-9]{2})([0-9]{6})")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -34,6 +41,7 @@ class ImageLabels:
     indices: Mapping[str, tuple[int, ...]]
     source: str
     named: bool = True  # False: the file has numbers only, and `classes` are made up from them
+    unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)  # names that were dropped → images that had them
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -130,6 +138,7 @@ def read_labels(
     classes: Sequence[str] | str | Path | None = None,
     difficult: str = "keep",
     images: Iterable[str] | None = None,
+    unknown: str = "stop",
 ) -> ImageLabels:
     """Read image-level labels.
 
@@ -137,10 +146,12 @@ def read_labels(
         path: `cls_labels.npy`; a folder of VOC XML files; COCO's instances JSON; a folder with one folder a class; a CSV file of
             `image,class1;class2`; a JSON file of {"image": ["class", …]}; a list of `image class class`.
         kind: one of KINDS where the name does not tell: npy, xml, coco, folders, csv, json, list.
-        classes: class names in their order, or a file with one a line. By default those of the file: COCO's by category id,
-            names in alphabetical order, and where the file has numbers only, the numbers.
+        classes: class names in their order, or a file with one a line; names are matched as `data.class_names` says. By default
+            those of the file: COCO's by category id, names in alphabetical order, and where the file has numbers only, the
+            numbers.
         difficult: keep or drop the objects that VOC marks as difficult. A class that only such objects have goes with them.
         images: read the XML files of these images alone. The classes are then those of these images, unless given.
+        unknown: "stop" at names that `classes` does not have, or "drop" them; `.unknown` then tells which.
 
     Raises:
         DataError: unknown class names, numbers out of range, images twice; the first five are named. Images without a class are
@@ -152,6 +163,8 @@ def read_labels(
         raise DataError(f"labels: 'kind' must be one of {', '.join(KINDS)}, got {kind!r}")
     if difficult not in DIFFICULT:
         raise DataError(f"labels: 'difficult' must be keep or drop, got {difficult!r}")
+    if unknown not in UNKNOWN:
+        raise DataError(f"labels: 'unknown' must be stop or drop, got {unknown!r}")
     if isinstance(classes, str | Path):
         classes = read_classes(classes)
     elif classes is not None:
@@ -162,16 +175,16 @@ def read_labels(
     if kind == "xml":
         rows: Iterable[tuple[str, list[Any]]] = _xml_rows(path, difficult, images)
     elif kind == "coco":
-        return from_coco(read_json(path), classes, source)
+        return from_coco(read_json(path), classes, source, unknown)
     elif kind == "folders":
-        return _from_folders(path, classes, source)
+        return _from_folders(path, classes, source, unknown)
     elif kind == "csv":
         rows = _csv_rows(path)
     elif kind == "json":
         rows = _json_rows(read_json(path), path)
     else:
         rows = [(line.split()[0], line.split()[1:]) for line in read_text(path).splitlines() if line.strip()]
-    return from_rows(list(rows), classes, source)
+    return from_rows(list(rows), classes, source, unknown)
 
 
 def _guess(path: Path) -> str:
@@ -193,38 +206,47 @@ def _guess(path: Path) -> str:
 def checked_classes(names: tuple[str, ...], what: str) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise DataError(f"labels: {what} must hold at least one class name, and no empty one")
+    refuse(f"labels: {what} has class names that are no text", [name for name in names if not is_text(name)])
     refuse(f"labels: {what} names classes twice", doubles(names))
     return names
 
 
-def from_rows(rows: list[tuple[str, list[Any]]], classes: Sequence[str] | None, source: str) -> ImageLabels:
+def from_rows(
+    rows: list[tuple[str, list[Any]]], classes: Sequence[str] | None, source: str, unknown: str = "stop"
+) -> ImageLabels:
     """Rows of an image and its classes, each by name or by number counted from 0."""
     rows = [(image_name(image), [str(entry).strip() for entry in found]) for image, found in rows]
     if not rows:
         raise DataError(f"labels: {source} has no rows")
     _refuse_doubles((image for image, _ in rows), source)
     entries = {entry for _, found in rows for entry in found}
-    numbers = bool(entries) and all(_NUMBER.fullmatch(entry) for entry in entries) and not (classes and entries <= set(classes))
+    known = ClassNames(classes or ())
+    places = {entry: known.find(entry) for entry in entries}
+    numbers = bool(entries) and all(_NUMBER.fullmatch(entry) for entry in entries) and None in places.values()
     named = classes is not None or not numbers
     if classes is None:
         if not entries:
             raise DataError(f"labels: no row of {source} names a class")
-        classes = [str(i) for i in range(1 + max(map(int, entries)))] if numbers else sorted(entries)
-        if numbers and len(classes) > 65535:
-            raise DataError(f"labels: {source} has the class number {len(classes) - 1}")
+        if numbers and (largest := max(map(int, entries))) >= MOST_CLASSES:
+            raise DataError(f"labels: {source} has the class number {largest}; at most {MOST_CLASSES} classes are read")
+        classes = [str(i) for i in range(1 + largest)] if numbers else checked_classes(tuple(sorted(entries)), source)
+        places = {name: place for place, name in enumerate(classes)}
+    missing: dict[str, list[str]] = {}
     if numbers:
         bad = [f"{entry} of {image}" for image, found in rows for entry in found if int(entry) >= len(classes)]
         hint = f"there are {len(classes)} classes, and numbers count from 0"
         refuse(f"labels: class numbers out of range in {source}", bad, hint)
-        place: Any = int
+        places = {entry: int(entry) for entry in entries}
     else:
-        places = {name: i for i, name in enumerate(classes)}
-        bad = [f"{entry or 'an empty name'} of {image}" for image, found in rows for entry in found if entry not in places]
-        known = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
-        refuse(f"labels: unknown classes in {source}", bad, f"known are {known}")
-        place = places.__getitem__
-    indices = {image: tuple(sorted({place(entry) for entry in found})) for image, found in rows}
-    return ImageLabels(tuple(classes), indices, source, named)
+        for image, found in rows:
+            for entry in dict.fromkeys(found):
+                if places[entry] is None:
+                    missing.setdefault(entry, []).append(image)
+        if missing and unknown == "stop":
+            hint = "known are " + ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
+            raise unknown_classes(missing, classes, source, hint)
+    indices = {image: tuple(sorted({places[entry] for entry in found} - {None})) for image, found in rows}
+    return ImageLabels(tuple(classes), indices, source, named, missing)
 
 
 def _refuse_doubles(images: Iterable[str], source: str) -> None:
@@ -237,6 +259,8 @@ def _from_npy(path: Path, classes: Sequence[str] | None, source: str) -> ImageLa
         raise DataError(f"labels: {source} has no rows")
     _refuse_doubles((image for image, _ in entries), source)
     count = len(entries[0][1]) if classes is None else len(classes)
+    if count > MOST_CLASSES:
+        raise DataError(f"labels: {source} has {count} classes; at most {MOST_CLASSES} are read")
     wrong = [f"{image} has {len(vector)}" for image, vector in entries if len(vector) != count]
     refuse(f"labels: rows of {source} that do not have {count} classes", wrong, "does the list of classes belong to this file?")
     odd = [image for image, vector in entries if not np.isin(vector, (0, 1)).all()]
@@ -263,12 +287,17 @@ def _xml_rows(folder: Path, difficult: str, images: Iterable[str] | None) -> lis
     return rows
 
 
-def from_coco(whole: Any, classes: Sequence[str] | None, source: str) -> ImageLabels:
+def from_coco(whole: Any, classes: Sequence[str] | None, source: str, unknown: str = "stop") -> ImageLabels:
     """Categories get contiguous numbers in the order of their ids; crowds count as their class."""
     try:
+        for kind in ("images", "categories"):
+            odd = [entry["id"] for entry in whole[kind] if type(entry["id"]) not in (int, str)]
+            refuse(f"labels: {kind} of {source} whose id is neither a whole number nor text", odd)  # 1.0 and true equal 1
+        odd = [entry["file_name"] for entry in whole["images"] if not isinstance(entry["file_name"], str)]
+        refuse(f"labels: images of {source} whose file_name is no text", odd)
         categories = {entry["id"]: entry["name"] for entry in sorted(whole["categories"], key=lambda entry: entry["id"])}
         images = {entry["id"]: entry["file_name"] for entry in whole["images"]}
-        _refuse_doubles((str(entry["file_name"]) for entry in whole["images"]), source)
+        _refuse_doubles((entry["file_name"] for entry in whole["images"]), source)
         refuse(f"labels: image ids twice in {source}", doubles(str(entry["id"]) for entry in whole["images"]))
         refuse(f"labels: category ids twice in {source}", doubles(str(entry["id"]) for entry in whole["categories"]))
         pairs = [(entry["image_id"], entry["category_id"]) for entry in whole["annotations"]]
@@ -277,15 +306,15 @@ def from_coco(whole: Any, classes: Sequence[str] | None, source: str) -> ImageLa
         refuse(f"labels: unknown categories in {source}", [category for _, category in pairs if category not in categories])
         for image, category in pairs:
             found[image].add(categories[category])
-        rows = [(str(images[key]), sorted(names)) for key, names in found.items()]
-        names = tuple(str(name) for name in categories.values())
+        rows = [(images[key], sorted(names)) for key, names in found.items()]
+        names = tuple(categories.values())
     except (KeyError, TypeError, AttributeError) as error:
         hint = "instances are images (id, file_name), annotations (image_id, category_id) and categories (id, name)"
         raise DataError(f"labels: {source} is no COCO file: {type(error).__name__} {error}. Hint: {hint}") from None
-    return from_rows(rows, checked_classes(names, source) if classes is None else classes, source)
+    return from_rows(rows, checked_classes(names, source) if classes is None else classes, source, unknown)
 
 
-def _from_folders(root: Path, classes: Sequence[str] | None, source: str) -> ImageLabels:
+def _from_folders(root: Path, classes: Sequence[str] | None, source: str, unknown: str) -> ImageLabels:
     """One folder a class, named like it; what lies below one folder has that class alone."""
     folders = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: natural_key(entry.name))
     if not folders:
@@ -297,7 +326,7 @@ def _from_folders(root: Path, classes: Sequence[str] | None, source: str) -> Ima
         for path in sorted(folder.rglob("*"), key=lambda path: natural_key(path.name))
         if path.suffix.lower() in EXTENSIONS
     ]
-    return from_rows(rows, names, source)
+    return from_rows(rows, names, source, unknown)
 
 
 def _csv_rows(path: Path) -> list[tuple[str, list[str]]]:
@@ -308,7 +337,7 @@ def _csv_rows(path: Path) -> list[tuple[str, list[str]]]:
         rows = [row for row in lines if any(map(str.strip, row))]
     except csv.Error as error:
         raise DataError(f"labels: {shown(path)} is no CSV: {error}") from None
-    if rows and rows[0][0].strip().lower() in _HEADERS:
+    if rows and len(rows[0]) == 2 and all(cell.strip().lower() in names for cell, names in zip(rows[0], _HEADERS, strict=True)):
         rows = rows[1:]
     hint = "a row is image,class1;class2; quote names that hold a comma"
     refuse(f"labels: rows of {shown(path.name)} without two columns", [",".join(row) for row in rows if len(row) != 2], hint)
@@ -320,7 +349,7 @@ def _json_rows(whole: Any, path: Path) -> list[tuple[str, list[Any]]]:
         hint = '{"image": ["class", …]} is expected'
         raise DataError(hinted(f"labels: {shown(path)} holds a {type(whole).__name__}", hint))
     rows = [(image, [found] if isinstance(found, str) else found) for image, found in whole.items()]
-    good = [isinstance(found, list) and all(isinstance(entry, str | int) for entry in found) for _, found in rows]
+    good = [isinstance(found, list) and all(type(entry) in (str, int) for entry in found) for _, found in rows]
     bad = [image for (image, _), right in zip(rows, good, strict=True) if not right]
     refuse(f"labels: images in {shown(path.name)} without a list of classes", bad)
     return rows

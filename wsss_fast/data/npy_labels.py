@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from wsss_fast.data._problems import DataError, shown
 
 LARGEST_FILE = 1 << 28
+MOST_NUMBERS = LARGEST_FILE // 4  # float32: rows of a small file can all be the same large array
 _TYPES = {"b1": "?", "u1": "u1", "i1": "i1", "i2": "i2", "i4": "i4", "i8": "i8", "f2": "f2", "f4": "f4", "f8": "f8"}
 _KNOWN = {
     (module, name): name
@@ -58,16 +60,17 @@ def read(path: str | Path) -> dict[str | int, np.ndarray]:
             raise DataError(f"labels: there is no file {shown(path)}")
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"it is larger than {LARGEST_FILE >> 20} MiB")
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # numpy reads the header as Python's literals
             _check_header(file)
             entries = _entries(_follow(file.read()))
     except OSError as error:
         raise DataError(f"labels: cannot read {shown(path)}: {error.strerror}") from None
     except DataError:
         raise
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
+    except Exception as error:  # of numpy's and pickletools' readers, on what is neither: nearly anything
         hint = "a dict of image id to an array of 0 and 1, saved with numpy.save, is expected; nothing in the file was run"
-        raise DataError(f"labels: {shown(path)} is no cls_labels.npy: {error}. Hint: {hint}") from None
+        raise DataError(f"labels: {shown(path)} is no cls_labels.npy: {shown(str(error))}. Hint: {hint}") from None
     return entries
 
 
@@ -169,7 +172,15 @@ def _entries(whole: Any) -> dict[str | int, np.ndarray]:
         raise ValueError("it holds no single dict")
     if type(items[0]) is not dict:
         raise ValueError(f"it holds a {type(items[0]).__name__}, not a dict")
-    return {_key(key): _numbers(value) for key, value in items[0].items()}
+    entries: dict[str | int, np.ndarray] = {}
+    count = 0
+    for key, value in items[0].items():
+        numbers = _numbers(value)
+        count += len(numbers)
+        if count > MOST_NUMBERS:
+            raise ValueError(f"its rows have more than {MOST_NUMBERS} numbers")
+        entries[_key(key)] = numbers
+    return entries
 
 
 def _key(key: Any) -> str | int:

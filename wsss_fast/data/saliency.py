@@ -133,24 +133,41 @@ class OnnxNetwork:
         options.log_severity_level = 4
         options.intra_op_num_threads = len(_machine.usable_cores())
         self.name, self.settings = shown(name), settings
+        self.size = self._checked_size(data)
         try:
             # From memory: a file from elsewhere may not name further files to be read.
             self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise DataError(hinted(f"saliency: {self.name} cannot be used: {shown(_first_line(error))}", _ONE_FILE)) from None
-        inputs = self.session.get_inputs()
-        shape = inputs[0].shape if len(inputs) == 1 else []
-        # A size is a number, or the name of one that the file leaves open.
-        fits = len(shape) == 4 and inputs[0].type == "tensor(float)" and (shape[1] == 3 or not isinstance(shape[1], int))
-        if not fits:
-            told = ", ".join(f"{item.name} {item.type} {item.shape}" for item in inputs)
-            raise DataError(f"saliency: {self.name} must have one input of float32 [1, 3, H, W], got {shown(told)}")
-        self.input = inputs[0].name
-        self.size = tuple(extent if isinstance(extent, int) and extent > 0 else settings.side for extent in shape[2:])
+        self.input = self.session.get_inputs()[0].name
         outputs = [item.name for item in self.session.get_outputs()]
         self.output = settings.output or outputs[0]
         if self.output not in outputs:
             _settings.choice("saliency", "output", self.output, outputs)
+
+    def _checked_size(self, data: bytes) -> tuple[int, int]:
+        """Height and width of what the network takes, of a file that is safe to open."""
+        from wsss_fast.export import foreign
+
+        onnx = require("onnx", "saliency")
+        try:
+            model = onnx.load_model_from_string(data)
+        except Exception as error:  # of protobuf
+            raise DataError(hinted(f"saliency: {self.name} cannot be used: {shown(_first_line(error))}", _ONE_FILE)) from None
+        weights = {tensor.name for tensor in model.graph.initializer}
+        inputs = [entry for entry in model.graph.input if entry.name not in weights]
+        kinds = [entry.type.tensor_type for entry in inputs]
+        # A size is a number, or the name of one that the file leaves open.
+        shapes = [[side.dim_param or side.dim_value for side in kind.shape.dim] for kind in kinds]
+        fits = len(shapes) == 1 and len(shapes[0]) == 4 and kinds[0].elem_type == onnx.TensorProto.FLOAT
+        if not fits or (isinstance(shapes[0][1], int) and shapes[0][1] not in (0, 3)):
+            told = ", ".join(f"{entry.name} {shape}" for entry, shape in zip(inputs, shapes, strict=True))
+            raise DataError(f"saliency: {self.name} must have one input of float32 [1, 3, H, W], got {shown(told)}")
+        height, width = (side if isinstance(side, int) and side > 0 else self.settings.side for side in shapes[0][2:])
+        found = foreign.complaint(model, (1, 3, height, width))
+        if found:
+            raise DataError(hinted(f"saliency: {self.name} cannot be used: {shown(found)}", _ONE_FILE))
+        return height, width
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         image = Image.fromarray(pixels).resize(self.size[::-1], Image.Resampling.BILINEAR)

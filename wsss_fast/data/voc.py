@@ -45,6 +45,14 @@ def find(asked: Asked) -> Found:
     return Found(images, masks, _labels(asked, listed), None if asked.names else CLASSES)
 
 
+def is_masks_of_voc(folder: Path) -> bool:
+    """Whether it is the folder of masks of a data set laid out like this one that names no classes of its own."""
+    if folder.name not in _MASKS or not all((folder.parent / name).is_dir() for name in ("JPEGImages", "ImageSets")):
+        return False
+    table = table_given(folder.parent, None)
+    return table is None or table.suffix.lower() == ".npy"
+
+
 def images_in(folder: Path) -> dict[str, str]:
     """id → file name, of one folder without its sub-folders."""
     if not folder.is_dir():

@@ -1,8 +1,7 @@
 """How fast an engine is, beside the network in PyTorch: both in turn, so that a disturbance hits both.
 
 One sample is one image batch of uint8 pixels on the engine's device to maps on it, one scale. `wsss bench export_ort` measures
-ONNX Runtime in a process of its own, and checks the results; this is for any engine and any size. What
-concerns CUDA has never run on a GPU.
+ONNX Runtime in a process of its own, and checks the results; this is for any engine and any size.
 """
 
 from __future__ import annotations

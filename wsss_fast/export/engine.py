@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from torch import Tensor, nn
 
 from wsss_fast import methods
 from wsss_fast._version import __version__
+from wsss_fast.files.names import is_text
 from wsss_fast.files.png import PALETTE
 from wsss_fast.methods._method import objects
 from wsss_fast.nets._common import Normalisation
+from wsss_fast.nets.weights import MOST_CLASSES
 
 KINDS = ("torch", "ort", "trt", "aoti")
 _BY_SUFFIX = {".onnx": "ort", ".pt2": "aoti", ".engine": "trt", ".plan": "trt"}
@@ -57,6 +60,8 @@ class EngineMeta:
     resize: str = "bicubic, antialiased, sides round(scale * side)"  # of pixels, as methods.infer_cam does
     palette: tuple[int, ...] = ()  # red, green, blue of mask values 0 (background), 1 (the first class), ...
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    groups: tuple[tuple[str, tuple[int, ...]], ...] = ()  # name and classes of what masks are made of; empty: of the classes
+    bias: tuple[float, ...] = ()  # with groups: of each class's score, which is the mean of its map
 
     @classmethod
     def of(cls, model: nn.Module, classes: tuple[str, ...] = (), precision: str = "fp32") -> EngineMeta:
@@ -83,6 +88,8 @@ class EngineMeta:
             precision=precision,
             palette=tuple(PALETTE[: 3 * (model.num_classes + 1)]),
             versions={"wsss_fast": __version__, "torch": torch.__version__},
+            groups=model.groups,
+            bias=model.bias,
         )
 
     def to_json(self) -> str:
@@ -94,18 +101,45 @@ class EngineMeta:
             told = json.loads(text)
             if told.pop("schema") != SCHEMA:
                 raise ValueError("another version")
+            # files of before there were groups have none
+            told = {"groups": [], "bias": [], **told}
             lists = {item.name: tuple(told[item.name]) for item in dataclasses.fields(cls) if isinstance(told[item.name], list)}
+            lists["groups"] = tuple((name, tuple(numbers)) for name, numbers in lists["groups"])
             normalisation = told["normalisation"]
             lists["normalisation"] = Normalisation(
                 tuple(normalisation["mean"]), tuple(normalisation["std"]), normalisation["order"]
             )
             meta = cls(**{**told, **lists})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             hint = "export the network again with this version"
             raise ValueError(f"load_engine: {where} holds a description that cannot be read ({error}). Hint: {hint}") from None
-        if meta.method not in methods.NAMES or (meta.classes and len(meta.classes) != meta.num_classes):
+        texts = [meta.method, meta.backbone, *meta.outputs, *meta.classes]
+        sound = (
+            all(isinstance(text, str) and is_text(text) for text in texts)
+            and type(meta.num_classes) is int
+            and 1 <= meta.num_classes <= MOST_CLASSES
+            and len(meta.classes) in (0, meta.num_classes)
+            and meta.precision in (*PRECISIONS, "int8")
+            and meta._groups_fit()
+        )
+        if not sound or meta.method not in methods.NAMES:
             raise ValueError(f"load_engine: {where} holds a description that contradicts itself")
         return meta
+
+    def _groups_fit(self) -> bool:
+        """Of a file from strangers: names and classes that differ, and a finite bias for each class."""
+        names = [name for name, _ in self.groups]
+        numbers = [number for _, members in self.groups for number in members]
+        return (
+            all(isinstance(name, str) and name.strip() for name in names)
+            and all(type(number) is int and 0 <= number < self.num_classes for number in numbers)
+            and all(members for _, members in self.groups)
+            and all(isinstance(value, int | float) and math.isfinite(value) for value in self.bias)
+            and len({*names}) == len(names)
+            and len({*numbers}) == len(numbers)
+            and len(self.bias) == (self.num_classes if self.groups else 0)
+            and (not self.groups or self.outputs == ("maps",))
+        )
 
     def objects(self, maps: Tensor) -> Tensor:
         """The maps of the object classes, [N, C, h, w], out of what ``forward_cam`` gives."""

@@ -1,7 +1,7 @@
 """ONNX files are data from strangers: what an engine may open, and why not.
 
-A file may reach beyond its own bytes only here: tensors kept in other files, operations of unknown libraries, constants that
-unfold into more memory than there is. All of that is refused before an engine sees the file.
+A file may reach beyond its own bytes only here: tensors kept in other files, operations of unknown libraries, nodes that unfold
+into more memory than there is. All of that is refused before an engine sees the file.
 """
 
 from __future__ import annotations
@@ -11,23 +11,50 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsss_fast._extras import require
 from wsss_fast.export.engine import EngineMeta
+from wsss_fast.export.sizes import Sizes
 from wsss_fast.files.names import printable
 
 DOMAINS = ("", "ai.onnx", "wsss")
-# operations that make a tensor as large as a constant says
-_UNFOLDING = ("ConstantOfShape", "Expand", "Tile", "Pad", "Resize", "Upsample", "Range", "OneHot", "Reshape", "Slice")
-_MOST_ELEMENTS = 1 << 28
 _LARGEST_FILE = (1 << 31) - 1  # of protobuf
 
 
 def checked_meta(path: Path) -> EngineMeta:
-    return meta_of(checked(path), path)
+    return checked_sizes(path)[0]
+
+
+def checked_sizes(path: Path) -> tuple[EngineMeta, Sizes]:
+    """The description of a file that is safe to open, and what tells how large its tensors are for an image."""
+    model = _opened(path)
+    meta = meta_of(model, path)
+    return meta, _sized(model, path)
 
 
 def checked(path: Path) -> Any:
     """The model of a file that is safe to open."""
+    model = _opened(path)
+    _sized(model, path)
+    return model
+
+
+def complaint(model: Any, image: tuple[int, ...] | None = None) -> str:
+    """Why no engine may open this model, or nothing."""
+    found = next(_complaints(require("onnx"), model), "")
+    return found or (Sizes(model).complaint(image) if image else Sizes(model).complaint())
+
+
+def _sized(model: Any, path: Path) -> Sizes:
+    sizes = Sizes(model)
+    found = sizes.complaint()
+    if found:
+        raise ValueError(f"load_engine: '{path}' is refused: {printable(found)}")
+    return sizes
+
+
+def _opened(path: Path) -> Any:
     onnx = require("onnx")
     if not path.is_file():
         raise FileNotFoundError(f"load_engine: '{path}' does not exist")
@@ -38,9 +65,9 @@ def checked(path: Path) -> Any:
     except Exception as error:  # of protobuf, whose classes are not ours to import
         reason = (str(error) or type(error).__name__).split("\n")[0][:200]
         raise ValueError(f"load_engine: '{path}' is no ONNX file ({reason}). Hint: is the download complete?") from None
-    complaint = next(_complaints(onnx, model), None)
-    if complaint is not None:
-        raise ValueError(f"load_engine: '{path}' is refused: {printable(complaint)}")
+    found = next(_complaints(onnx, model), None)
+    if found is not None:
+        raise ValueError(f"load_engine: '{path}' is refused: {printable(found)}")
     return model
 
 
@@ -68,6 +95,9 @@ def _sizes(value: Any) -> list[int | str]:
 
 def _complaints(onnx: Any, model: Any) -> Iterator[str]:
     functions = {(entry.domain, entry.name) for entry in model.functions}
+    for entry in model.functions:
+        if entry.domain != "wsss":
+            yield f"it defines '{entry.domain}::{entry.name}' in its own way"
     for entry in (*model.opset_import, *model.functions):
         if entry.domain not in DOMAINS:
             yield f"it needs operations of '{entry.domain}', which no engine here has"
@@ -81,7 +111,6 @@ def _complaints(onnx: Any, model: Any) -> Iterator[str]:
                 yield f"node '{node.name or node.op_type}' is '{node.domain}::{node.op_type}', which the file does not define"
             if any(entry.type in (entry.GRAPH, entry.GRAPHS) for entry in node.attribute):
                 yield f"node '{node.name or node.op_type}' holds a graph of its own ({node.op_type})"
-        yield from _unfolding(onnx, model, nodes)
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
@@ -112,24 +141,9 @@ def _tensor_complaints(onnx: Any, name: str, tensor: Any) -> Iterator[str]:
     # outside raw_data small numbers take fewer bytes than their type
     if min(tensor.dims, default=0) < 0 or (held != wanted if tensor.HasField("raw_data") else wanted > 8 * held):
         yield f"tensor '{name}' says it has {list(tensor.dims)} elements and holds {held} bytes"
-
-
-def _unfolding(onnx: Any, model: Any, nodes: Any) -> Iterator[str]:
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in nodes:
-        for entry in node.attribute:
-            if node.op_type == "Constant" and entry.type in (entry.TENSOR, entry.INTS):
-                constants[node.output[0]] = entry.t if entry.type == entry.TENSOR else list(entry.ints)
-    for node in nodes:
-        if node.op_type not in _UNFOLDING:
-            continue
-        for name in node.input:
-            value = constants.get(name)
-            if value is None or (
-                not isinstance(value, list) and (math.prod(value.dims) > 16 or value.data_type != onnx.TensorProto.INT64)
-            ):
-                continue
-            numbers = value if isinstance(value, list) else onnx.numpy_helper.to_array(value).flatten().tolist()
-            # a slice ends at the largest number where it takes all
-            if node.op_type != "Slice" and math.prod(max(1, abs(number)) for number in numbers) > _MOST_ELEMENTS:
-                yield f"node '{node.name or node.op_type}' ({node.op_type}) would make a tensor of {numbers}"
+        return
+    if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+        values = onnx.numpy_helper.to_array(tensor)
+        # one number alone may stand for no bound, as in a maximum of nothing yet
+        if np.isnan(values).any() or (values.size > 1 and np.isinf(values).any()):
+            yield f"tensor '{name}' holds values that are no numbers"

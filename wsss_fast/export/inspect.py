@@ -12,6 +12,7 @@ from wsss_fast.files.names import printable
 from wsss_fast.files.whole import file_sha256
 
 _LARGEST_RECORD = 1 << 24
+_MOST_SHOWN, _FIRST = 40, 6  # entries of a list, in text
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -59,7 +60,9 @@ def _aoti(path: Path) -> dict[str, Any]:
             if len(entries) != 1 or entries[0].file_size > _LARGEST_RECORD:
                 raise ValueError("no description")
             told = json.loads(archive.read(entries[0]))
-    except (zipfile.BadZipFile, ValueError, RuntimeError) as error:
+            if not isinstance(told, dict):
+                raise ValueError("no description")
+    except (zipfile.BadZipFile, ValueError, RuntimeError, RecursionError) as error:
         raise ValueError(f"inspect: '{path}' is no AOTInductor package ({error})") from None
     return {"kind": "aoti", "device": told.get("wsss_fast_device"), "network": _description(told.get("wsss_fast"))}
 
@@ -71,7 +74,7 @@ def _engine(path: Path) -> dict[str, Any]:
         return {"kind": "trt", "record": None}
     try:
         return {"kind": "trt", "record": json.loads(record.read_text(encoding="utf-8"))}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"inspect: '{record}' cannot be read ({error})") from None
 
 
@@ -84,7 +87,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 def _description(text: str | None) -> Any:
     try:
         return None if text is None else json.loads(text)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return None
 
 
@@ -110,11 +113,13 @@ def as_text(told: dict[str, Any], indent: str = "") -> str:
     lines = []
     for name, value in told.items():
         if isinstance(value, dict) and value:
-            lines += [f"{indent}{name}:", as_text(value, indent + "  ").rstrip("\n")]
+            lines += [f"{indent}{printable(name)}:", as_text(value, indent + "  ").rstrip("\n")]
         elif isinstance(value, list) and value and isinstance(value[0], dict):
-            lines.append(f"{indent}{name}:")
+            lines.append(f"{indent}{printable(name)}:")
             lines += [f"{indent}  - {printable(json.dumps(entry))}" for entry in value]
         else:
             shown = value if isinstance(value, str) else json.dumps(value)
-            lines.append(f"{indent}{name}: {printable(shown)}")
+            if isinstance(value, list) and len(value) > _MOST_SHOWN:
+                shown = f"{json.dumps(value[:_FIRST])[:-1]}, …]  ({len(value)} entries)"
+            lines.append(f"{indent}{printable(name)}: {printable(shown)}")
     return "\n".join(lines) + "\n"

@@ -6,7 +6,6 @@ The last convolutions of the network, attention, norms and everything else stay 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from wsss_fast._nearest import did_you_mean
 from wsss_fast.export import foreign
 from wsss_fast.export.graph import inside, layer_of
 from wsss_fast.export.half import drop_unused_weights
@@ -52,8 +52,7 @@ def chosen_layers(model: Any, keep_float: Collection[str] = ()) -> tuple[str, ..
     for name in keep_float:
         if not any(_is_part(layer, name) for layer in layers):
             parts = {layer[:end] for layer in layers for end in range(len(layer) + 1) if layer[end : end + 1] in ("", ".")}
-            close = difflib.get_close_matches(name, sorted(parts), 1)
-            hint = f"did you mean '{close[0]}'?" if close else f"as {', '.join(layers[:3])}"
+            hint = did_you_mean(name, sorted(parts), f"as {', '.join(layers[:3])}")
             raise ValueError(f"export: 'keep_float' must name layers that int8 can take, got '{printable(name)}'. Hint: {hint}")
     return tuple(layer for layer in layers if not any(_is_part(layer, name) for name in keep_float))
 

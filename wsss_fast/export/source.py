@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from wsss_fast import methods
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import printable, state_of
 from wsss_fast.methods import checkpoint
 from wsss_fast.nets import weights
 
@@ -32,12 +32,13 @@ def network(model: str | os.PathLike[str] | nn.Module, **source: Any) -> tuple[n
             raise ValueError(
                 f"export: '{given}' is decided in the built-in model '{BUILT_IN}'. Hint: a checkpoint, or --random-weights"
             )
-        return _built_in(), ()
+        from wsss_fast.export.built_in import built_in
+
+        return built_in(), ()
     if not Path(model).is_file():
         hint = f"a checkpoint, an exported file, or the name {BUILT_IN}"
-        raise FileNotFoundError(
-            f"export: 'model' must be a file or a known name, got '{printable(os.fspath(model))}'. Hint: {hint}"
-        )
+        got = f"'{printable(os.fspath(model))}', which {state_of(model)}"
+        raise FileNotFoundError(f"export: 'model' must be a file or a known name, got {got}. Hint: {hint}")
     return checkpoint.load(model, **source), tuple(weights.describe(model).get("classes", ()))
 
 
@@ -46,13 +47,3 @@ def random(method: str, seed: int, num_classes: int = 20, **options: Any) -> nn.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return methods.create(method, num_classes, **options).eval()
-
-
-def _built_in() -> nn.Module:
-    """The classifier on its 1,000 ImageNet classes, as `cam`."""
-    from wsss_fast.nets.efficientnet import load_pretrained
-
-    pretrained, _ = load_pretrained(output_stride=16)
-    model = methods.create("cam", pretrained.num_classes, backbone=BUILT_IN)
-    model.load_state_dict(pretrained.state_dict())
-    return model.eval()

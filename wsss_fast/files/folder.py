@@ -11,6 +11,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from wsss_fast.files.names import is_file_name, printable
+from wsss_fast.files.regular import NotRegularError, open_regular
+
 _NAME_LIMIT = 255
 _NOT_THE_NAMES_FAULT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
 
@@ -56,8 +59,11 @@ class OutputFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileExistsError:
-            raise OutputRefusedError(f"{operation}: 'out' must be a folder, and {path} is a file") from None
+            kind = "a link that leads nowhere" if path.is_symlink() else "a file"
+            raise OutputRefusedError(f"{operation}: 'out' must be a folder, and {path} is {kind}") from None
         except OSError as error:
+            if error.errno in _NOT_THE_NAMES_FAULT:
+                raise self._stopped(path, error) from None
             expected = f"be a folder that can be written, got {path}: {error.strerror}"
             raise OutputRefusedError(f"{operation}: 'out' must {expected}") from None
 
@@ -108,10 +114,8 @@ class OutputFolder:
     def read(self, name: str) -> bytes:
         """A regular file of ours; links are not followed. OSError or OutputRefusedError if there is none."""
         with self._parent(name, create=False) as folder:
-            handle = os.open(PurePosixPath(name).name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+            handle = open_regular(PurePosixPath(name).name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
         with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OutputRefusedError("not a regular file")
             return file.read()
 
     def size(self, name: str) -> int | None:
@@ -137,15 +141,16 @@ class OutputFolder:
             os.rmdir(PurePosixPath(name).name, dir_fd=parent)
 
     def open_append(self, name: str) -> int:
-        with self.errors(name):
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            return os.open(name, flags, 0o666, dir_fd=self._root)
+        with self.errors(name), self._parent(name) as folder:
+            return open_regular(PurePosixPath(name).name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, dir_fd=folder)
 
     @contextlib.contextmanager
     def _parent(self, name: str, create: bool = True) -> Iterator[int]:
         parts = PurePosixPath(name).parts
         if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
             raise OutputRefusedError("the output name leads out of the folder")
+        if not all(map(is_file_name, parts)):
+            raise OutputRefusedError("the output name is no text")
         if max(len(os.fsencode(part)) for part in parts) > _NAME_LIMIT:
             raise OutputRefusedError(f"the output name is longer than {_NAME_LIMIT} bytes")
         folder = os.dup(self._root)
@@ -167,15 +172,20 @@ class OutputFolder:
         """Whatever the system says while `name` is written becomes one of the two errors above."""
         try:
             yield
+        except NotRegularError as error:
+            raise OutputRefusedError(f"{self._operation}: cannot write {self.path / name}: {error.strerror}") from None
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise OutputRefusedError("a link or a file stands where the output folder needs a folder") from None
+                raise OutputRefusedError(f"a link or a file stands where {printable(name)} is to be written") from None
             if error.errno in (errno.ENAMETOOLONG, errno.EISDIR):
                 raise OutputRefusedError(f"the output name cannot be used: {error.strerror}") from None
-            hint = "make room or rights, then run the same command again: it goes on where it stopped"
-            kind = error.strerror or str(error)
-            known = "" if error.errno in _NOT_THE_NAMES_FAULT else f" ({errno.errorcode.get(error.errno or 0, 'unknown')})"
-            raise OutputStoppedError(f"{self._operation}: cannot write {self.path / name}: {kind}{known}. Hint: {hint}") from None
+            raise self._stopped(self.path / name, error) from None
+
+    def _stopped(self, place: Path, error: OSError) -> OutputStoppedError:
+        hint = "make room or rights, then run the same command again: it goes on where it stopped"
+        kind = error.strerror or str(error)
+        known = "" if error.errno in _NOT_THE_NAMES_FAULT else f" ({errno.errorcode.get(error.errno or 0, 'unknown')})"
+        return OutputStoppedError(f"{self._operation}: cannot write {place}: {kind}{known}. Hint: {hint}")
 
 
 def write_all(handle: int, data: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from wsss_fast.files.regular import open_regular
 
 # Decided from the bytes, never from the extension. JPEG includes MPO, which many phones write as .jpg.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -31,15 +32,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+# A decoder's picture and its copies in other pixel types; tables, buffers and compressed data.
+_BYTES_A_PIXEL = 16
+_BYTES_BESIDE = 16 << 20
+# Pillow imports them when it meets the first such file; where no file handle is left then, it takes the kind for unknown.
+_NEEDED_LATER = (MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
 Result = TypeVar("Result")
-
-
-class ImageError(Exception):
-    """One image cannot be labelled. ``lasting``: whatever the limits, as long as the file does not change."""
-
-    def __init__(self, reason: str, lasting: bool = True) -> None:
-        super().__init__(reason)
-        self.lasting = lasting
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +47,27 @@ class Location:
     path: str
     offset: int = 0
     size: int = -1  # -1: the whole file
+    damage: str = ""  # why there is no image, known before it is read
 
 
 @dataclass(frozen=True)
 class FileStamp:
     size: int
     mtime_ns: int
+
+
+class ImageError(Exception):
+    """One image cannot be labelled.
+
+    Args:
+        lasting: the bytes are at fault: it fails whatever the limits and the state of the machine, as long as they do not change.
+        stamp: of the file whose bytes were read, if it could be opened.
+    """
+
+    def __init__(self, reason: str, lasting: bool = True, stamp: FileStamp | None = None) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
+        self.stamp = stamp
 
 
 @dataclass(frozen=True)
@@ -133,26 +146,54 @@ def read_size(path: Path, max_pixels: int, max_bytes: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(source: Path | Location, max_bytes: int) -> Iterator[tuple[BinaryIO, FileStamp]]:
+    """The stamp is that of the bytes which are read, also in an ImageError that is raised meanwhile."""
     where = source if isinstance(source, Location) else Location(os.fspath(source))
     try:
-        # Without O_NONBLOCK a named pipe would hang here.
-        handle = os.open(where.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = open_regular(where.path)
     except (OSError, ValueError) as error:
         raise ImageError(_system_reason(error), lasting=False) from None
     with os.fdopen(handle, "rb") as file:
-        info = os.fstat(handle)
-        if not stat.S_ISREG(info.st_mode):
-            raise ImageError("not a regular file")
-        size = info.st_size if where.size < 0 else where.size
-        if size == 0:
-            raise ImageError("the file is empty")
-        if size > max_bytes:
-            raise ImageError(f"{size} bytes, more than max_bytes {max_bytes}", lasting=False)
-        part = file if where.size < 0 else io.BytesIO(os.pread(handle, size, where.offset))
-        yield part, FileStamp(size, info.st_mtime_ns)
+        stamp = _stamp(handle, where)
+        try:
+            yield _bytes_of(file, where, stamp.size, max_bytes), stamp
+        except ImageError as error:
+            _refuse_changes(handle, where, stamp)
+            error.stamp = stamp
+            raise
+        _refuse_changes(handle, where, stamp)
+
+
+def _stamp(handle: int, where: Location) -> FileStamp:
+    info = os.fstat(handle)
+    return FileStamp(info.st_size if where.size < 0 else where.size, info.st_mtime_ns)
+
+
+def _refuse_changes(handle: int, where: Location, stamp: FileStamp) -> None:
+    """Somebody may still be copying the file: what was read is neither its old nor its new content."""
+    if _stamp(handle, where) != stamp:
+        raise ImageError("it changed while it was read", lasting=False)
+
+
+def _bytes_of(file: BinaryIO, where: Location, size: int, max_bytes: int) -> BinaryIO:
+    if where.damage:
+        raise ImageError(where.damage)
+    if size == 0:
+        raise ImageError("the file is empty")
+    if size > max_bytes:
+        raise ImageError(f"{size} bytes, more than max_bytes {max_bytes}", lasting=False)
+    if where.size < 0:
+        return file
+    try:
+        data = os.pread(file.fileno(), size, where.offset)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}", lasting=False) from None
+    if len(data) < size:
+        raise ImageError(f"the file ends {size - len(data)} bytes before it does")
+    return io.BytesIO(data)
 
 
 def _with_image(file: BinaryIO, max_pixels: int, convert: Callable[[Image.Image], Result]) -> Result:
+    pixels = max_pixels  # until the header is read: some decoders make room before they tell
     try:
         with warnings.catch_warnings():
             # The pixel limit below is stricter and is checked before anything is decoded.
@@ -163,6 +204,7 @@ def _with_image(file: BinaryIO, max_pixels: int, convert: Callable[[Image.Image]
                     raise ImageError(f"the header says {width} x {height} pixels")
                 if width * height > max_pixels:
                     raise ImageError(f"{width} x {height} pixels, more than max_pixels {max_pixels}", lasting=False)
+                pixels = width * height
                 return convert(image)
     except ImageError:
         raise
@@ -174,13 +216,32 @@ def _with_image(file: BinaryIO, max_pixels: int, convert: Callable[[Image.Image]
         raise ImageError("not enough memory to decode it", lasting=False) from None
     except Exception as error:
         # Decoders raise nearly anything on damaged data: OSError, SyntaxError, ValueError, struct.error, IndexError …
-        raise ImageError(f"cannot be decoded: {error or type(error).__name__}") from None
+        reason = f"cannot be decoded: {error or type(error).__name__}"
+        raise ImageError(reason, lasting=not (_is_the_systems(error) or _memory_is_short(pixels))) from None
+
+
+def _is_the_systems(error: Exception) -> bool:
+    """Trouble of disk, handles or memory; what Pillow itself says of damaged data has no number."""
+    return isinstance(error, OSError) and (error.errno is not None or "out of memory" in str(error))
+
+
+def _memory_is_short(pixels: int) -> bool:
+    """Whether a decoder cannot have what it may need: many then say that the data are broken."""
+    try:
+        np.empty(_BYTES_A_PIXEL * pixels + _BYTES_BESIDE, np.uint8)  # never touched: only addresses
+    except MemoryError:
+        return True
+    return False
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:
+    except MemoryError:
+        raise
+    except Exception as error:
+        if _is_the_systems(error):
+            raise
         # Damaged metadata says nothing about orientation; the pixels are still good.
         return None
 

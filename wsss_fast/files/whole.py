@@ -9,10 +9,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from wsss_fast.files.regular import open_to_read
+
 
 @contextlib.contextmanager
 def whole_file(path: Path, operation: str = "export") -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well; the old file stays otherwise."""
+    """A temporary file beside `path` that takes its place when the block ends well; the old file stays otherwise.
+
+    A link is replaced, not followed. A folder, pipe or device is refused.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{operation}: cannot write '{path}': it is no regular file")
     try:
         handle, name = tempfile.mkstemp(prefix=".wsss-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
@@ -32,7 +39,7 @@ def whole_file(path: Path, operation: str = "export") -> Iterator[Path]:
 
 
 def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

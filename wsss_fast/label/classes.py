@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import SettingsError
-from wsss_fast.files.names import printable
+from wsss_fast.files import yaml_text
+from wsss_fast.files.names import printable, short
 
 MAX_CLASSES = 254
 BACKGROUND = 0
@@ -35,7 +34,7 @@ class ClassGroup:
 def imagenet_groups() -> tuple[ClassGroup, ...]:
     """The committed groups in mask order: the group at place i has mask value i + 1."""
     text = resources.files(__package__).joinpath("class_groups.yaml").read_text(encoding="utf-8")
-    return _groups(yaml.safe_load(text), {}, IMAGENET_CLASSES, "class_groups.yaml")
+    return _groups(yaml_text.load(text), {}, IMAGENET_CLASSES, "class_groups.yaml")
 
 
 def numbers_of(names: Iterable[str]) -> dict[str, list[int]]:
@@ -53,11 +52,11 @@ def read_groups(path: str, known: Mapping[str, Sequence[int]], count: int) -> tu
 
     shown = printable(str(path))
     try:
-        entries = yaml.safe_load(read_text(Path(path), _LARGEST_FILE))
+        entries = yaml_text.load(read_text(Path(path), _LARGEST_FILE))
     except DataError as error:
         raise SettingsError(f"label: 'classes': {str(error).removeprefix('data: ')}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingsError(f"label: {shown} is no YAML: {printable(' '.join(str(error).split())[:300])}") from None
+    except yaml_text.YamlError as error:
+        raise SettingsError(f"label: {shown} is no YAML: {error}") from None
     return _groups(entries, known, count, shown)
 
 
@@ -76,14 +75,14 @@ def _groups(entries: Any, known: Mapping[str, Sequence[int]], count: int, shown:
             hint = "quotes make text of numbers, yes, no, on and off"
             raise SettingsError(f"label: the name of group {place} of {shown} must be text, got {name!r:.80}. Hint: {hint}")
         if name in names:
-            raise SettingsError(f"label: two groups of {shown} have the name '{printable(name)}'")
-        group = ClassGroup(name, _members(entry["classes"], known, count, f"group '{printable(name)}' of {shown}"))
+            raise SettingsError(f"label: two groups of {shown} have the name '{short(name)}'")
+        group = ClassGroup(name, _members(entry["classes"], known, count, f"group '{short(name)}' of {shown}"))
         for number in group.classes:
             if number in where:
-                called = next((f"'{printable(text)}'" for text, numbers in known.items() if number in numbers), "")
+                called = next((f"'{short(text)}'" for text, numbers in known.items() if number in numbers), "")
                 told = " ".join(filter(None, ("class", str(number), called)))
-                again = "twice in it" if where[number] == name else f"in '{printable(where[number])}' too"
-                raise SettingsError(f"label: {told} of group '{printable(name)}' of {shown} is {again}")
+                again = "twice in it" if where[number] == name else f"in '{short(where[number])}' too"
+                raise SettingsError(f"label: {told} of group '{short(name)}' of {shown} is {again}")
             where[number] = name
         names.add(name)
         groups.append(group)
@@ -109,10 +108,9 @@ def _members(given: Any, known: Mapping[str, Sequence[int]], count: int, owner: 
                     raise SettingsError(f"label: classes of {owner} must be numbers from 0 to {count - 1}, got {part}")
                 numbers.extend(range(int(first), int(last or first) + 1))
         elif text.strip():
-            close = difflib.get_close_matches(text, known, 1)
-            hint = f"did you mean '{printable(close[0])}'?" if close else "several names stand in a list, as [cat, dog]"
+            hint = did_you_mean(text, known, "several names stand in a list, as [cat, dog]")
             hint = hint if known else f"the model's classes have no names; their numbers are 0 to {count - 1}"
-            raise SettingsError(f"label: {owner} has the unknown class '{printable(text)}'. Hint: {hint}")
+            raise SettingsError(f"label: {owner} has the unknown class '{short(text)}'. Hint: {hint}")
     if not numbers:
         raise SettingsError(f"label: {owner} is empty")
     return tuple(sorted(numbers))

@@ -1,7 +1,7 @@
 """Processes that decode images. A file that crashes, hangs or bloats a decoder costs that file, not the job.
 
-A process reads requests from its standard input and answers on its standard output, each a length, JSON, and for an answer
-the pixels. It ends when its standard input does, so none outlives a job, however that ends.
+A process says that it is ready, then reads requests from its standard input and answers on its standard output, each a length,
+JSON, and for an answer the pixels. It ends when its standard input does, so none outlives a job, however that ends.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
 import numpy as np
 
+from wsss_fast.files.folder import OutputStoppedError
 from wsss_fast.files.images import FileStamp, ImageError, Limits, Location, Picture, read_image
 
 _LENGTH = struct.Struct("<Q")
 _LARGEST_HEADER = 1 << 20
 _MEMORY = 2 << 30  # bytes of addresses besides those of the pixels
 _ATTEMPTS = 2
+_START_SECONDS = 120.0  # imports from a slow disk
 # Isolated: neither the working folder nor the environment adds modules.
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from wsss_fast.label.decode import serve; serve()"
 # Decoders do not compute; threads of a BLAS would only take memory.
@@ -74,7 +77,8 @@ class Decoders:
                     return process.read(location)
                 except _DiedError as death:
                     reason = str(death)
-            raise ImageError(f"its decoder {reason}, {_ATTEMPTS} times")
+            # The file may be at fault, or a machine that is short of memory or slow: it is tried again in the next run.
+            raise ImageError(f"its decoder {reason}, {_ATTEMPTS} times", lasting=False)
         finally:
             self._idle.put(process)
 
@@ -102,38 +106,56 @@ class _Process:
         self._lock = threading.Lock()
 
     def read(self, location: Location) -> Picture:
-        child = self._start()
+        child = self._child or self._start()
+        with self._watched(child, self._timeout):
+            _send(child.stdin, {"location": dataclasses.astuple(location), "limits": self._limits})
+            return _picture(child.stdout)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """A process that is ready. If there can be none, it is not an image that is at fault, and the job stops."""
+        try:
+            with self._lock:
+                if self._closed:
+                    raise ImageError("the job was stopped", lasting=False)
+                command = [sys.executable, "-I", "-c", _START, json.dumps(sys.path)]
+                child = self._child = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_QUIET}
+                )
+            with self._watched(child, _START_SECONDS):
+                _receive(child.stdout)
+            return child
+        except (OSError, _DiedError) as error:
+            if self._closed:
+                raise ImageError("the job was stopped", lasting=False) from None
+            reason = f"it {error}" if isinstance(error, _DiedError) else error.strerror
+            hint = "it needs memory, processes and file handles (ulimit -a); then the same command goes on"
+            raise OutputStoppedError(f"label: a process that decodes images cannot start: {reason}. Hint: {hint}") from None
+
+    @contextmanager
+    def _watched(self, child: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+        """What happens inside may take some time; a process that takes longer or dies is put away, and a `_DiedError`."""
         late = threading.Event()
 
         def stop() -> None:
             late.set()
             child.kill()
 
-        timer = threading.Timer(self._timeout, stop)
-        timer.start()
+        timer = threading.Timer(seconds, stop)
         try:
-            _send(child.stdin, {"location": dataclasses.astuple(location), "limits": self._limits})
-            return _picture(child.stdout)
+            timer.start()
+            yield
         except (OSError, EOFError, ValueError) as error:
             self._stop(child)
             if late.is_set():
-                raise _DiedError(f"took more than {self._timeout:g} seconds") from None
-            died = child.returncode
-            how = f"died of {_signal_name(-died)}" if died and died < 0 else f"answered nonsense ({type(error).__name__})"
-            raise _DiedError(how) from None
+                raise _DiedError(f"took more than {seconds:g} seconds") from None
+            status = child.returncode
+            if status < 0:
+                raise _DiedError(f"died of {_signal_name(-status)}") from None
+            if status > 0:
+                raise _DiedError(f"ended with status {status}") from None
+            raise _DiedError(f"answered nonsense ({type(error).__name__})") from None
         finally:
             timer.cancel()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self._lock:
-            if self._closed:
-                raise ImageError("the job was stopped", lasting=False)
-            if self._child is None:
-                command = [sys.executable, "-I", "-c", _START, json.dumps(sys.path)]
-                self._child = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_QUIET}
-                )
-            return self._child
 
     def _stop(self, child: subprocess.Popen[bytes]) -> None:
         with self._lock:
@@ -191,9 +213,10 @@ def _exactly(pipe: IO[bytes], count: int) -> bytes:
 
 def _picture(pipe: IO[bytes] | None) -> Picture:
     answer = _receive(pipe)
-    if "reason" in answer:
-        raise ImageError(str(answer["reason"]), bool(answer["lasting"]))
     try:
+        if "reason" in answer:
+            stamp = None if answer["stamp"] is None else FileStamp(*map(int, answer["stamp"]))
+            raise ImageError(str(answer["reason"]), bool(answer["lasting"]), stamp)
         shape = tuple(int(side) for side in answer["shape"])
         height, width, size, mtime_ns = (int(answer[name]) for name in ("height", "width", "size", "mtime_ns"))
         kind = str(answer["kind"])
@@ -219,6 +242,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the job decides
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not come between
+    _send(sink, {"ready": True})
     limited = False
     while True:
         try:
@@ -233,7 +257,8 @@ def serve() -> None:
         try:
             picture = read_image(Location(*request["location"]), **request["limits"])
         except ImageError as error:
-            _send(sink, {"reason": str(error), "lasting": error.lasting})
+            stamp = None if error.stamp is None else dataclasses.astuple(error.stamp)
+            _send(sink, {"reason": str(error), "lasting": error.lasting, "stamp": stamp})
             continue
         _send(
             sink,

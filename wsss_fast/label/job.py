@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 import threading
@@ -16,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,10 @@ Labels = dict[str, tuple[int, ...]]  # classes of the images by name
 Report = Callable[[PlannedImage, Row | None, Mask | None], None]  # a row; None where it was there already
 
 
+class NumbersError(ValueError):
+    """The network computes no numbers: nothing that it gives is worth writing."""
+
+
 @dataclass
 class _Batch:
     size: int
@@ -69,6 +73,7 @@ class Job:
     labels: Labels | None
     report: Report
     too_many_failed: Callable[[], bool] = lambda: False  # whether to begin no other batch
+    computes: threading.Event = field(default_factory=threading.Event)  # the network has given numbers
 
     def decoders(self) -> Decoders:
         settings = self.settings
@@ -87,7 +92,7 @@ class Job:
             mask = None
             try:
                 labels = self._labels(image)
-                picture, prediction = self._predict(outcome, labels)
+                picture, prediction = self._predict(image, outcome, labels)
                 mask = self._mask(picture, prediction, labels)
                 row.update(status="ok", **self._described(mask))
             except ImageError as error:
@@ -125,7 +130,7 @@ class Job:
         for image, outcome in decoders.ahead((image, self.plan.location(image)) for image in map(self.plan.__getitem__, numbers)):
             try:
                 labels = self._labels(image)
-                yield Again(*self._predict(outcome, labels), labels)
+                yield Again(*self._predict(image, outcome, labels), labels)
             except ImageError as error:
                 yield error
 
@@ -168,12 +173,10 @@ class Job:
     def start(self, image: PlannedImage, outcome: Outcome, folder: OutputFolder, writers: Writers) -> Future[Row]:
         row: Row = {"kind": "image", "image": image.name}
         try:
-            stamp = stamp_of(self.plan.location(image))
-            row.update(size=stamp.size, mtime_ns=stamp.mtime_ns)
             labels = self._labels(image)
             if labels is not None:
                 row["labels"] = list(labels)
-            picture, prediction = self._predict(outcome, labels)
+            picture, prediction = self._predict(image, outcome, labels)
         except ImageError as error:
             return _finished_future(self._failure(image, row, error))
         return writers.submit(lambda: self._write(image, row, picture, prediction, labels, folder))
@@ -182,7 +185,7 @@ class Job:
         if self.labels is None:
             return None
         found = self.labels.get(image.name)
-        if found is None:
+        if found is None and not self.plan.location(image).damage:
             raise ImageError("the labels do not name it", lasting=False)
         return found
 
@@ -191,15 +194,28 @@ class Job:
         device = getattr(self.model, "device", None)
         return device if isinstance(device, Device) else CPU
 
-    def _predict(self, outcome: Outcome, labels: tuple[int, ...] | None) -> tuple[Picture, Prediction]:
+    def _predict(self, image: PlannedImage, outcome: Outcome, labels: tuple[int, ...] | None) -> tuple[Picture, Prediction]:
         picture = outcome()
         with _enough_memory():
             prediction = self.model.predict(picture.pixels)
+            self._check_numbers(prediction, image)
             if self.walk is not None and (labels is None or labels):
                 with torch.inference_mode():
                     guide = self.walk.guide(pixels_of(prediction, picture))
                     prediction = dataclasses.replace(prediction, guide=guide)
             return picture, dataclasses.replace(prediction, mark=self.device.mark())
+
+    def _check_numbers(self, prediction: Prediction, image: PlannedImage) -> None:
+        """Comparisons with NaN are false: every pixel would be background."""
+        scores = () if prediction.scores is None else (prediction.scores,)
+        if all(bool(values.isfinite().all()) for values in (*prediction.maps, *scores)):
+            self.computes.set()
+        elif self.computes.is_set():
+            raise ImageError("the network gives values that are no numbers for it")
+        else:
+            which = printable(f"{image.name}, the first image that it sees: {json.dumps(self.model.identity)}")
+            hint = "its weights are broken, or half precision is too narrow for it"
+            raise NumbersError(f"label: the network gives values that are no numbers for {which}. Hint: {hint}")
 
     def _mask(self, picture: Picture, prediction: Prediction, labels: tuple[int, ...] | None) -> Mask:
         with _enough_memory(), self.device.after(prediction.mark):
@@ -234,6 +250,9 @@ class Job:
         return row
 
     def _failure(self, image: PlannedImage, row: Row, error: Exception) -> Row:
+        """The stamp is that of the bytes which failed. Whoever looked at the file now could find others."""
+        if (stamp := getattr(error, "stamp", None)) is not None:
+            row.update(size=stamp.size, mtime_ns=stamp.mtime_ns)
         row.setdefault("size", -1)
         row.setdefault("mtime_ns", -1)
         row.update(_failed(error))
@@ -318,8 +337,10 @@ def _finished_future(row: Row) -> Future[Row]:
 def _enough_memory() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split("\n")[0]
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        reason = str(error).split("\n")[0] or "no more"
         hint = "a smaller --max-side or fewer --scales, or another device; then the same command goes on"
         raise OutputStoppedError(f"label: the device has not enough memory: {reason}. Hint: {hint}") from None
 
@@ -336,12 +357,3 @@ def _file(name: str, data: bytes) -> Row:
 def _failed(error: Exception) -> Row:
     lasting = error.lasting if isinstance(error, ImageError) else False
     return {"status": "failed", "reason": printable(str(error)), "lasting": lasting}
-
-
-def foreign_file(plan: Plan, out: Path, kind: str) -> Path | None:
-    """A file in the folder that a mask would replace."""
-    for image in plan.images():
-        path = out / formats.main_file(image.output, kind)
-        if os.path.lexists(path):
-            return path
-    return None

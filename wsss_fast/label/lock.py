@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.names import printable
@@ -20,10 +21,19 @@ class LockedError(ValueError):
 
 
 class Lock:
-    def __init__(self, folder: OutputFolder, name: str) -> None:
+    def __init__(self, folder: OutputFolder, name: str, patience: float = 0.0) -> None:
+        """``patience``: seconds to wait for another owner."""
         self._folder = folder
         self._name = name
-        self._handle = self._take()
+        end = time.monotonic() + patience
+        while True:
+            try:
+                self._handle = self._take()
+                return
+            except LockedError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.05)
 
     def _take(self) -> int:
         while True:

@@ -4,6 +4,7 @@
     {"kind": "plan", "images": 3, "batch": 8, "sha256": "..."}   members and their order; again when they changed
     {"kind": "image", "image": "a.jpg", "status": "ok", "output": "a.png", "sha256": "...", ...}
     {"kind": "image", "image": "b.jpg", "status": "failed", "reason": "...", ...}
+    {"kind": "folder", "output": "overlays"}   before the first of them is written: the job may replace what is in it
     {"kind": "file", "output": "coco.json", "sha256": "...", ...}   of all images, at the end
 
 A shard has its own: ``manifest-i-of-n.jsonl``. The lines of a batch are appended in one write after its masks are on disk: a
@@ -18,7 +19,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ import numpy as np
 from wsss_fast._settings import differences
 from wsss_fast._version import __version__
 from wsss_fast.files.folder import OutputFolder, write_all
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import printable, short
+from wsss_fast.files.regular import open_regular
 from wsss_fast.label.done import DoneTable
 
 NAME = "manifest.jsonl"
@@ -35,6 +37,15 @@ SCHEMA = 2
 # What must be equal for a job to be resumed. The rest of the header (library versions, ...) is for the reader.
 COMPARED = ("schema", "settings", "model", "classes")
 _SHARD = re.compile(r"manifest-([0-9]+)-of-([0-9]+)\.jsonl")
+_NEEDED = {"image": ("image", "status"), "file": ("output",)}
+_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("kind", "image", "status", "reason", "output", "sha256", "format"), str),
+    **dict.fromkeys(("output_bytes", "size", "mtime_ns", "width", "height"), int),
+    **dict.fromkeys(("classes", "scores", "share", "further", "labels"), list),
+    **dict.fromkeys(("settings", "model"), dict),
+}
+_LONGEST_LINE = 1 << 26
+_SHOWN = 30  # differences
 _RESTART = "Hint: --restart labels everything again"
 
 
@@ -75,29 +86,32 @@ class Manifest:
         self._handle: int | None = None
         self.done = done
         self.files: dict[str, dict[str, Any]] = {}
+        self.folders: set[str] = set()
         self._plan: dict[str, Any] | None = None
 
-    def open(self, header: dict[str, Any], plan: dict[str, Any], restart: bool) -> None:
-        if not restart:
-            self._check_neighbours(header, plan)
-        if restart or self._folder.size(self._name) is None:
+    def open(self, header: dict[str, Any], plan: dict[str, Any], restart: bool, before_first: Callable[[], None]) -> None:
+        """``before_first`` is called before the first header of a folder is written, unless somebody asks for a restart."""
+        if restart:
             self._start(header)
         else:
-            self._resume(header)
+            self._check_neighbours(header, plan)
+            if not self._resumed(header):
+                before_first()
+                self._start(header)
         self._handle = self._folder.open_append(self._name)
         if self._plan != plan:
             self.append([{"kind": "plan", **plan}])
 
     def _check_neighbours(self, header: dict[str, Any], plan: dict[str, Any]) -> None:
         for path in manifests(self._folder.path):
-            shard = _shard_of(path.name)
+            shard = shard_of(path)
             if shard == self._shard:
                 continue
             if shard[1] != self._shard[1]:
                 mine, theirs = (f"{n} shards" if n > 1 else "one job" for n in (self._shard[1], shard[1]))
                 raise ManifestError(
                     f"label: {printable(str(path.parent))} is labelled by {theirs}, not by {mine}. Hint: give the same --shard "
-                    "i/n, or another --out"
+                    "i/n, or another --out, or --restart to label everything again"
                 )
             first = list(itertools.islice(_records(path), 2))
             if first:
@@ -111,8 +125,11 @@ class Manifest:
     def _start(self, header: dict[str, Any]) -> None:
         self._folder.write(self._name, _line({"kind": "header", **header}))
 
-    def _resume(self, header: dict[str, Any]) -> None:
+    def _resumed(self, header: dict[str, Any]) -> bool:
+        """False without a manifest of this shard; one that is empty says nothing."""
         path = self._folder.path / self._name
+        if path not in manifests(self._folder.path):
+            return False
         found: dict[str, Any] | None = None
         whole = 0
         for number, (record, end) in enumerate(_records(path), 1):
@@ -124,19 +141,20 @@ class Manifest:
                 self._plan = {key: value for key, value in record.items() if key != "kind"}
             elif record.get("kind") == "file":
                 self.files[str(record.get("output"))] = record
+            elif record.get("kind") == "folder":
+                self.folders.add(str(record.get("output")))
             elif record.get("kind") == "image":
                 try:
                     self.done.note(record)
                 except (KeyError, TypeError, ValueError, OverflowError):
                     raise ManifestError(f"label: line {number} of {printable(str(path))} is damaged. {_RESTART}") from None
-        if found is None:
-            self._start(header)
-        elif whole < path.stat().st_size:
+        if found is not None and whole < path.stat().st_size:
             handle = self._folder.open_append(self._name)
             try:
                 os.ftruncate(handle, whole)
             finally:
                 os.close(handle)
+        return found is not None
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         assert self._handle is not None
@@ -148,6 +166,8 @@ class Manifest:
                 self.done.note(row)
             elif row["kind"] == "file":
                 self.files[row["output"]] = row
+            elif row["kind"] == "folder":
+                self.folders.add(row["output"])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every image row, some of them overtaken by later ones."""
@@ -164,11 +184,11 @@ def manifests(out: Path) -> list[Path]:
     if not out.is_dir():
         return []
     names = [entry.name for entry in os.scandir(out) if entry.name == NAME or _SHARD.fullmatch(entry.name)]
-    return [out / name for name in sorted(names, key=lambda name: _shard_of(name)[0])]
+    return sorted((out / name for name in names), key=lambda path: shard_of(path)[0])
 
 
-def _shard_of(name: str) -> tuple[int, int]:
-    found = _SHARD.fullmatch(name)
+def shard_of(path: Path) -> tuple[int, int]:
+    found = _SHARD.fullmatch(path.name)
     return (int(found[1]), int(found[2])) if found else (0, 1)
 
 
@@ -208,22 +228,33 @@ def classes_of_job(out: Path) -> list[str]:
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Each whole line with the offset behind it."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError as error:
         raise ManifestError(f"label: cannot read {printable(str(path))}: {error.strerror}") from None
     end = 0
     with os.fdopen(handle, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
+            if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
                 return
             end += len(line)
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 record = None
-            if not isinstance(record, dict):
+            if not isinstance(record, dict) or not _is_sound(record):
                 raise ManifestError(f"label: line {number} of {printable(str(path))} is damaged. {_RESTART}")
             yield record, end
+
+
+def _is_sound(record: dict[str, Any]) -> bool:
+    """Whether what readers take from it has the type that we write."""
+    needed = _NEEDED.get(str(record.get("kind")), ())
+    files = record.get("further", [])
+    return (
+        all(name in record for name in needed)
+        and all(type(record[name]) is kind for name, kind in _FIELDS.items() if name in record)
+        and all(isinstance(file, dict) and _is_sound({"kind": "file", **file}) for file in files)
+    )
 
 
 def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
@@ -233,7 +264,8 @@ def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     if changes:
         raise ManifestError(
             f"label: {printable(str(path.parent))} holds masks made differently:\n  "
-            + "\n  ".join(changes)
+            + "\n  ".join(map(short, changes[:_SHOWN]))
+            + (f"\n  and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else "")
             + "\nHint: use the earlier settings, or another --out, or --restart to label everything again"
         )
 

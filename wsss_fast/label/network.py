@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import SettingsError
+from wsss_fast.data.class_names import made_up
 from wsss_fast.export import source
 from wsss_fast.export.engine import Engine, load_engine
 from wsss_fast.files.images import ImageError
+from wsss_fast.files.names import printable, state_of
 from wsss_fast.label.device import Device
 from wsss_fast.label.graphs import Graphs
-from wsss_fast.label.predict import ALPHA, BACKGROUND, BUILT_IN, Defaults, Prediction, chosen_device
+from wsss_fast.label.predict import ALPHA, BACKGROUND, BUILT_IN, Defaults, Model, Prediction, chosen_device
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.methods._infer import resized
 
@@ -38,9 +40,13 @@ SMALLEST_EXPORTED = 33  # export.onnx.dynamic_shapes
 _ALPHA = {"cam": 16.0}  # of PSA; the others follow SEAM
 
 
-def load_network(model: Any, settings: LabelSettings) -> NetworkModel:
+def load_network(model: Any, settings: LabelSettings) -> Model:
     device = chosen_device(settings.device)
     engine, module, classes = load_source(model, settings, device)
+    if engine.meta.groups:
+        from wsss_fast.label.built_in import BuiltInModel, EngineClassifier
+
+        return BuiltInModel(EngineClassifier(engine), settings)
     if settings.classes is not None and not settings.grouped:
         from wsss_fast.data.labels import read_classes
 
@@ -65,12 +71,20 @@ def load_source(model: Any, settings: LabelSettings, device: torch.device) -> tu
         return engine, None, engine.meta.classes
     else:
         if isinstance(model, str) and not Path(model).is_file():
-            close = difflib.get_close_matches(model, [BUILT_IN], 1)
             known = f"a checkpoint, an .onnx, .pt2 or engine file, or the name {BUILT_IN}"
-            hint = f"did you mean '{close[0]}'?" if close else f"a model is {known}"
-            raise SettingsError(f"label: 'model' must be a file or a known name, got '{model}'. Hint: {hint}")
+            hint = did_you_mean(model, [BUILT_IN], f"a model is {known}")
+            got = f"'{printable(model)}', which {state_of(model)}"
+            raise SettingsError(f"label: 'model' must be a file or a known name, got {got}. Hint: {hint}")
         network, names = source.network(model, **given)
     return load_engine(network, settings.engine or "torch", device), network, names
+
+
+def check_size(engine: Engine, image: Tensor) -> None:
+    height, width = image.shape[2:]
+    if engine.identity["engine"] != "torch" and min(height, width) < SMALLEST_EXPORTED:
+        raise ImageError(
+            f"{width} x {height} pixels at one of the scales, and exported networks take {SMALLEST_EXPORTED} or more"
+        )
 
 
 class NetworkModel:
@@ -82,14 +96,13 @@ class NetworkModel:
             hint = f"it is for --walk; --model takes one that gives class maps, as {', '.join(_SCORES)}, eps, l2g or deeplab"
             raise SettingsError(f"label: 'model' must give class maps, and {meta.method} gives none. Hint: {hint}")
         self.named = bool(classes)
-        self.class_names = tuple(classes) or tuple(f"class {i + 1}" for i in range(meta.num_classes))
+        self.class_names = tuple(classes) or made_up(meta.num_classes)
         background = BACKGROUND if meta.threshold is None else meta.threshold
         self.defaults = Defaults(meta.scales, meta.merge, background, _ALPHA.get(meta.method, ALPHA))
         self.identity = {"method": meta.method, "backbone": meta.backbone, "published": meta.published, **engine.identity}
         self._engine = engine
         self.device = Device(engine.device)
-        self._exported = engine.identity["engine"] != "torch"
-        graphs = settings.graphs and engine.device.type == "cuda" and not self._exported
+        graphs = settings.graphs and engine.device.type == "cuda" and engine.identity["engine"] == "torch"
         self._forward = Graphs(engine.forward_cam) if graphs else engine.forward_cam
         self._scales = settings.scales or meta.scales
         self._flip = settings.flip
@@ -115,7 +128,7 @@ class NetworkModel:
             # the image itself first: its maps or its classifier tell the classes
             for scale in sorted(self._scales, key=lambda scale: abs(scale - 1)):
                 small = self._engine.normalise(resized(image, scale))
-                self._check_size(small)
+                check_size(self._engine, small)
                 for mirrored in (False, True) if self._flip else (False,):
                     given = self._forward(small.flip(3) if mirrored else small)
                     if scores is None:
@@ -123,13 +136,6 @@ class NetworkModel:
                     maps.append((given if self.defaults.merge is None else self._engine.objects(given))[0])
                     flipped.append(mirrored)
         return Prediction(None if scores is None else scores.cpu(), tuple(maps), tuple(flipped), image=image)
-
-    def _check_size(self, image: Tensor) -> None:
-        height, width = image.shape[2:]
-        if self._exported and min(height, width) < SMALLEST_EXPORTED:
-            raise ImageError(
-                f"{width} x {height} pixels at one of the scales, and exported networks take {SMALLEST_EXPORTED} or more"
-            )
 
     def _scores(self, given: Tensor, image: Tensor) -> Tensor | None:
         if self._classifier is not None:

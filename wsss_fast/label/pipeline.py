@@ -17,13 +17,14 @@ import numpy as np
 from wsss_fast._settings import SettingsError
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.names import printable
-from wsss_fast.label import collect, formats, manifest
+from wsss_fast.label import claims, collect, formats, manifest
 from wsss_fast.label.classes import MAX_CLASSES
 from wsss_fast.label.decode import Decoders
 from wsss_fast.label.done import DoneTable
-from wsss_fast.label.job import Job, Labels, foreign_file
+from wsss_fast.label.job import Job, Labels
+from wsss_fast.label.labels import read_table
 from wsss_fast.label.lock import Lock
-from wsss_fast.label.plan import Plan, PlanError, PlannedImage
+from wsss_fast.label.plan import Plan, PlannedImage
 from wsss_fast.label.predict import BUILT_IN, Model, load_model, resolved
 from wsss_fast.label.refine import Mask
 from wsss_fast.label.settings import LabelSettings
@@ -31,11 +32,11 @@ from wsss_fast.label.sources import Images, make_plan
 from wsss_fast.label.walk import Walk, load_walk
 
 if TYPE_CHECKING:
+    from wsss_fast.data.labels import ImageLabels
     from wsss_fast.label.ray_cluster import Cluster
 
 logger = logging.getLogger("wsss_fast.label")
 
-REPORT = "report"
 _FAILURES_KEPT = 1000
 _MOST_CLASSES = {"index": 65534}
 
@@ -108,9 +109,7 @@ def label(
         raise SettingsError(f"label: '{name}' is for files, and without 'out' none are written")
     plan = make_plan(images, folder_path, chosen)
     if folder_path is not None:
-        _refuse_foreign_files(plan, folder_path, chosen.format, restart)
-        if chosen.report:
-            _refuse_images_in(REPORT, plan, "--report")
+        claims.check_names(plan, chosen)
     with contextlib.ExitStack() as stack:
         cluster = None if chosen.ray is None else stack.enter_context(contextlib.closing(_cluster(model, chosen, plan)))
         loaded = load_model(model, chosen) if cluster is None else cluster.model
@@ -118,7 +117,8 @@ def label(
         _check_classes(loaded, chosen)
         collect.check(chosen.format)
         walk = load_walk(chosen) if cluster is None else cluster.model.walk
-        labels = _read_labels(plan, loaded, chosen)
+        table = None if chosen.labels is None else read_table(loaded, chosen, model)
+        labels = None if table is None else _joined(plan, table)
         summary = LabelSummary(total=len(plan), out=folder_path)
         counter = _Counter(summary, progress, chosen.max_failures)
         job = _job(cluster, plan, chosen, loaded, walk, labels, counter, counter.too_many)
@@ -126,7 +126,8 @@ def label(
         if folder_path is None:
             job.in_memory(decoders)
         else:
-            _run(job, folder_path, decoders, restart, summary, progress)
+            header = _header(loaded, walk, chosen, table)
+            _run(job, header, folder_path, decoders, restart, summary, progress)
         summary.stopped = counter.too_many()
     return summary
 
@@ -145,21 +146,33 @@ def _cluster(model: Any, settings: LabelSettings, plan: Plan) -> Cluster:
     return Cluster(model, settings, plan)
 
 
-def _run(job: Job, path: Path, decoders: Decoders, restart: bool, summary: LabelSummary, progress: Progress | None) -> None:
+def _run(
+    job: Job,
+    header: dict[str, Any],
+    path: Path,
+    decoders: Decoders,
+    restart: bool,
+    summary: LabelSummary,
+    progress: Progress | None,
+) -> None:
     folder = OutputFolder(path, "label")
     try:
-        suffix = manifest.suffix(job.plan.shard)
-        lock = Lock(folder, f".wsss-lock{suffix}")
+        shard = job.plan.shard
+        lock = Lock(folder, claims.lock_name(shard))
         try:
-            record = manifest.Manifest(folder, job.plan.shard, DoneTable(job.plan))
+            if restart:
+                claims.retire_others(folder, shard)
+            claim = claims.Claims(job.plan, folder, job.settings)
+            record = manifest.Manifest(folder, shard, DoneTable(job.plan))
             plan = {"images": len(job.plan.names), "batch": job.plan.batch, "sha256": job.plan.digest()}
             try:
-                record.open(_header(job.model, job.walk, job.settings), plan, restart)
+                record.open(header, plan, restart, claim.check_all)
+                claim.claim_overlays(record, restart)
                 _remove_renamed(job.plan, record.done, folder, job.settings.format)
                 computed = job.to_folder(decoders, folder, record)
                 if not job.too_many_failed():
                     job.collected(folder, record, computed)
-                _write_failures(job.plan, record, folder, f"failures{suffix}.jsonl")
+                _write_failures(job.plan, record, folder, claims.failures_name(shard))
             finally:
                 record.close()
             if job.settings.report:
@@ -239,21 +252,9 @@ def _check_classes(model: Model, settings: LabelSettings) -> None:
         raise SettingsError(f"label: {must.format(most)}, got {len(model.class_names)}. Hint: {hint}")
 
 
-def _read_labels(plan: Plan, model: Model, settings: LabelSettings) -> Labels | None:
+def _joined(plan: Plan, table: ImageLabels) -> Labels:
     """The classes of every image of the plan that the labels name, as places in the model's classes."""
-    if settings.labels is None:
-        return None
-    from wsss_fast.data.labels import read_labels
-
-    named = getattr(model, "named", True)
-    table = read_labels(settings.labels, classes=model.class_names if named else None)
-    if not named and (table.named or len(table.classes) > len(model.class_names)):
-        have = "names" if table.named else f"{len(table.classes)} classes"
-        raise SettingsError(
-            f"label: 'labels' has {have}, and the model has {len(model.class_names)} classes without names. Hint: --classes FILE "
-            "names them, one a line, in the order of the model"
-        )
-    joined, missing = table.join(list(plan.names))
+    joined, missing = table.join([name for name in plan.names if name not in plan.tars])
     if missing:
         logger.warning("%d of %d images have no labels and will fail", len(missing), len(plan.names))
     return joined
@@ -281,31 +282,13 @@ def _write_failures(plan: Plan, record: manifest.Manifest, folder: OutputFolder,
         folder.remove(name)
 
 
-def _header(model: Model, walk: Walk | None, settings: LabelSettings) -> dict[str, Any]:
+def _header(model: Model, walk: Walk | None, settings: LabelSettings, table: ImageLabels | None) -> dict[str, Any]:
     decided = {**settings.for_manifest(), "labels": "predicted" if settings.labels is None else "given"}
     return {
         "schema": manifest.SCHEMA,
         "settings": {**decided, "walk": None if walk is None else walk.identity},
         "model": model.identity,
         "classes": list(model.class_names),
+        **({"dropped_labels": {name: len(images) for name, images in table.unknown.items()}} if table and table.unknown else {}),
         **manifest.tool(),
     }
-
-
-def _refuse_images_in(folder: str, plan: Plan, writer: str) -> None:
-    if any(name.startswith(f"{folder}/") for name in plan.names):
-        raise PlanError(f"label: images in a folder named {folder} do not go with {writer}, which writes there")
-
-
-def _refuse_foreign_files(plan: Plan, out: Path, kind: str, restart: bool) -> None:
-    """A folder without our manifest keeps its files: a mask must not replace somebody's picture of the same name."""
-    if kind == "panoptic":
-        _refuse_images_in(collect.PANOPTIC, plan, "format panoptic")
-    if not out.is_dir() or restart or manifest.manifests(out):
-        return
-    found = foreign_file(plan, out, kind)
-    if found is not None:
-        raise PlanError(
-            f"label: {printable(str(found))} is there, and no job to resume wrote it. "
-            "Hint: give an empty folder with --out, or --restart to replace it"
-        )

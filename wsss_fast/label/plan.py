@@ -10,12 +10,15 @@ import os
 import unicodedata
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsss_fast.files.images import Location
 from wsss_fast.files.names import AS_FILES, natural_key
+
+_ENDINGS = (".png", ".npz", ".jpg")
+_ENDINGS_OF_FOLDERS = tuple(f"{ending}/" for ending in _ENDINGS)
 
 
 class PlanError(ValueError):
@@ -30,7 +33,7 @@ class PlannedImage:
 
 
 class Names(Sequence[str]):
-    """Names in natural order. ``places``: of members of tar files, their offset and size."""
+    """Names in natural order. ``places``: of members of tar files, their offset and size in it."""
 
     def __init__(self, keys: list[bytes], in_tars: bool = False) -> None:
         """``keys``, made by `sort_key`, are used up: twice their memory would be most of the job's."""
@@ -81,6 +84,7 @@ class Plan:
     unusual: dict[int, str]  # outputs that are not `short_output` of the name
     batch: int
     shard: tuple[int, int] = (0, 1)
+    tars: Mapping[str, str] = field(default_factory=dict)  # name of each tar file → what is wrong with it, or nothing
 
     def __len__(self) -> int:
         """Images of this shard."""
@@ -113,9 +117,16 @@ class Plan:
     def location(self, image: PlannedImage) -> Location:
         if self.names.places is None:
             return Location(os.path.join(self.root, image.name))  # noqa: PTH118 - for each of a million names
-        tar = image.name.partition(".tar/")[0] + ".tar"
         offset, size = self.names.places[2 * image.number : 2 * image.number + 2]
-        return Location(os.path.join(self.root, tar), offset, size)  # noqa: PTH118
+        tar = self.tar_of(image)
+        return Location(os.path.join(self.root, tar), offset, size, self.tars[tar] if tar == image.name else "")  # noqa: PTH118
+
+    def tar_of(self, image: PlannedImage) -> str:
+        """The tar file of a member. A damaged one stands in the plan as well, as an image that fails."""
+        end = image.name.find("/")
+        while end >= 0 and image.name[:end] not in self.tars:
+            end = image.name.find("/", end + 1)
+        return image.name if end < 0 else image.name[:end]
 
 
 def sort_key(name: str, offset: int = 0, size: int = 0) -> bytes:
@@ -128,19 +139,43 @@ def sort_key(name: str, offset: int = 0, size: int = 0) -> bytes:
 def output_names(names: Sequence[str]) -> dict[int, str]:
     """``a.jpg`` → ``a.png``; where two would share a name, also after case folding, ``a.jpg.png`` for each of them.
 
-    Gives those that are not the short name, by place.
+    So too where ``a.png`` is a folder of other images: else whichever was written first would decide which of them fails. What
+    still shares a name gets another ``.png``. Gives those that are not the short name, by place.
     """
-    long: dict[int, str] = {}
+    endings: dict[int, int] = {}  # how many .png follow the whole name
+    stems = _stems_of_folders(names)
+
+    def output(i: int) -> str:
+        return names[i] + ".png" * endings[i] if i in endings else short_output(names[i])
+
     while True:
-        clashes = [i for i in _doubled(len(names), lambda i: long.get(i) or short_output(names[i])) if i not in long]
-        clashes = [i for i in clashes if names[i] + ".png" != short_output(names[i])]
-        if not clashes:
-            return long
-        long.update((i, names[i] + ".png") for i in clashes)
+        longer = [i for i in range(len(names)) if _folded(output(i))[:-4] in stems] if stems else []
+        for places in _doubled(len(names), output):
+            # One whole name among equals may stay: all of them could meet again for ever.
+            longer += [i for i in places if i not in endings] or places[1:]
+        if not longer:
+            return {i: name for i in endings if (name := output(i)) != short_output(names[i])}
+        for i in set(longer):
+            endings[i] = endings.get(i, 0) + 1
 
 
-def _doubled(count: int, output: Callable[[int], str]) -> list[int]:
-    """Places whose outputs are equal after folding. Hashes first: a million folded names would take 100 MB."""
+def _stems_of_folders(names: Sequence[str]) -> set[str]:
+    """Of folders that a file of an image could be called like, folded: masks are .png or .npz, pairs .npz, overlays .jpg."""
+    folders: set[str] = set()
+    for name in names:
+        if not any(ending in name.lower() for ending in _ENDINGS_OF_FOLDERS):
+            continue
+        parts = _folded(name).split("/")[:-1]
+        for end, part in enumerate(parts, 1):
+            if part.endswith(_ENDINGS):
+                # files of images stand in the output folder, or in one of these
+                start = 1 if parts[0] in ("overlays", "pairs") and end > 1 else 0
+                folders.update(("/".join(parts[:end])[:-4], "/".join(parts[start:end])[:-4]))
+    return folders
+
+
+def _doubled(count: int, output: Callable[[int], str]) -> list[list[int]]:
+    """Places whose outputs are equal after folding, together. Hashes first: a million folded names would take 100 MB."""
     import numpy as np
 
     hashes = np.fromiter((hash(_folded(output(i))) for i in range(count)), np.int64, count)
@@ -149,7 +184,7 @@ def _doubled(count: int, output: Callable[[int], str]) -> list[int]:
     same: dict[str, list[int]] = defaultdict(list)
     for i in np.flatnonzero(np.isin(hashes, again)).tolist():
         same[_folded(output(i))].append(i)
-    return sorted(i for places in same.values() if len(places) > 1 for i in places)
+    return [places for places in same.values() if len(places) > 1]
 
 
 def short_output(name: str) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from wsss_fast.label.classes import IMAGENET_CLASSES, imagenet_groups, read_groups
 from wsss_fast.label.settings import LabelSettings, SettingsError
 
 if TYPE_CHECKING:
@@ -36,7 +35,9 @@ class Prediction:
 
 @runtime_checkable
 class Model(Protocol):
-    """A model whose maps are on a GPU has a ``device`` too (`label.device.Device`)."""
+    """A model whose maps are on a GPU has a ``device`` too (`label.device.Device`); one that gathers its classes into the groups
+    of the settings itself has ``gathers``, which is true.
+    """
 
     class_names: tuple[str, ...]
     identity: dict[str, Any]  # what the manifest records, and what must be equal when a job is resumed
@@ -58,7 +59,7 @@ class Defaults:
 
 def load_model(model: Any, settings: LabelSettings) -> Model:
     loaded = _loaded(model, settings)
-    if not settings.grouped or isinstance(loaded, Lite0Model):
+    if not settings.grouped or getattr(loaded, "gathers", False):
         return loaded
     from wsss_fast.label.grouped import GroupedModel
 
@@ -69,12 +70,14 @@ def _loaded(model: Any, settings: LabelSettings) -> Model:
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         if name == BUILT_IN and settings.method is None:
-            return Lite0Model(settings)
+            from wsss_fast.label.built_in import load_built_in
+
+            return load_built_in(settings)
         from wsss_fast.label.network import load_network
 
         return load_network(name, settings)
     if isinstance(model, Model):
-        _refuse_names(settings)
+        refuse_names(settings)
         return model
     from torch import nn
 
@@ -86,7 +89,7 @@ def _loaded(model: Any, settings: LabelSettings) -> Model:
     return load_network(model, settings)
 
 
-def _refuse_names(settings: LabelSettings) -> None:
+def refuse_names(settings: LabelSettings) -> None:
     if settings.classes is not None and not settings.grouped:
         raise SettingsError("label: 'classes' must be a .yaml file of groups for a model whose classes have names")
 
@@ -113,92 +116,6 @@ def resolved(model: Model, settings: LabelSettings) -> LabelSettings:
     if settings.walk_steps is None and settings.walk is not None:
         values["walk_steps"] = IMAGE_STEPS if settings.walk == "image" else STEPS
     return dataclasses.replace(settings, **values)
-
-
-class Lite0Model:
-    """EfficientNet-Lite0 on ImageNet, its 1,000 classes gathered into everyday groups.
-
-    The probability of a group is the sum over its classes. Its map is the class activation map of the classes' weights,
-    averaged with the probability that each class has within the group: for a tabby, mostly the tabby's map.
-    """
-
-    BASE_SIDE = 448
-    # The weights were trained on 224-pixel crops; at other sizes their probabilities mean less.
-    SCORING_SIDE = 224
-
-    def __init__(self, settings: LabelSettings) -> None:
-        import torch
-
-        from wsss_fast.label.device import Device
-        from wsss_fast.label.graphs import Graphs
-        from wsss_fast.nets import efficientnet
-        from wsss_fast.nets.fold import fold
-
-        if settings.engine not in (None, "torch"):
-            raise SettingsError(f"label: 'engine' must be torch for {BUILT_IN}, got '{settings.engine}'. Hint: export a network")
-        _refuse_names(settings)
-        groups = imagenet_groups()
-        if settings.grouped:
-            groups = read_groups(settings.classes, {group.name: group.classes for group in groups}, IMAGENET_CLASSES)
-        self.device = Device(chosen_device(settings.device))
-        device = self.device.torch
-        network, digest = efficientnet.load_pretrained(output_stride=16)
-        self._network = fold(network, inplace=True).to(device, memory_format=torch.channels_last)
-        features = self._network.features
-        self._features = Graphs(features) if settings.graphs and device.type == "cuda" else features
-        self._flip = settings.flip
-        self.defaults = Defaults()
-        sides = _sides(settings, self.BASE_SIDE, self.defaults.scales)
-        # The scoring pass goes first: the maps of all scales use the weights that it chooses.
-        self._sides = sorted(sides, key=lambda side: (abs(side - self.SCORING_SIDE), side))
-        self._mean, self._std = efficientnet.MEAN[0], efficientnet.STD[0]
-        self.class_names = tuple(group.name for group in groups)
-        membership = torch.zeros(len(groups), network.num_classes)
-        for index, group in enumerate(groups):
-            membership[index, list(group.classes)] = 1
-        self._membership = membership.to(device)
-        self.identity = {"name": BUILT_IN, "sha256": digest, "engine": "torch", "device": device.type}
-        if settings.grouped:
-            self.identity["groups"] = {group.name: list(group.classes) for group in groups}
-
-    def predict(self, pixels: np.ndarray) -> Prediction:
-        import torch
-
-        with torch.inference_mode():
-            image = self.device.upload(pixels)
-            scores = weights = None
-            maps: list[Tensor] = []
-            for side in self._sides:
-                features = self._features(self._input(image, side))
-                if scores is None:
-                    probability = self._network.scores(features).softmax(1).mean(0)
-                    scores = self._membership @ probability
-                    weights = self._group_weights(probability, scores)
-                maps.extend(torch.nn.functional.conv2d(features, weights).unbind(0))
-            flipped = (False, True) if self._flip else (False,)
-            return Prediction(scores.cpu(), tuple(maps), flipped * len(self._sides), image=image)
-
-    def _input(self, image: Tensor, side: int) -> Tensor:
-        """The image, and its mirror image, with a longest side of ``side`` and both sides multiples of 16."""
-        import torch
-
-        from wsss_fast.methods._infer import resized_to
-
-        longest = max(image.shape[2:])
-        size = [max(1, round(old * side / longest / 16)) * 16 for old in image.shape[2:]]
-        small = (resized_to(image, size).float() - self._mean) / self._std
-        both = torch.cat([small, small.flip(3)]) if self._flip else small
-        return both.contiguous(memory_format=torch.channels_last)
-
-    def _group_weights(self, probability: Tensor, scores: Tensor) -> Tensor:
-        share = self._membership * probability / scores.clamp_min(1e-30)[:, None]
-        return (share @ self._network._fc.weight)[:, :, None, None]
-
-
-def _sides(settings: LabelSettings, own_base: int, own_scales: tuple[float, ...]) -> list[int]:
-    base = min(settings.base_side or own_base, settings.max_side)
-    sides = {max(16, round(base * scale / 16) * 16) for scale in settings.scales or own_scales}
-    return sorted(sides)
 
 
 def chosen_device(name: str) -> Any:

@@ -18,6 +18,7 @@ DEVICES = ("auto", "cpu", "cuda")
 ENGINES = ("torch", "ort", "trt", "aoti")
 EXIF_RULES = ("apply", "ignore")
 MERGES = ("psa", "seam", "cpn", "irn", "eps", "l2g")
+UNKNOWN_LABELS = ("stop", "drop")
 FORMATS = ("palette", "index", "npz", "alpha", "coco", "panoptic", "cvat", "labelstudio")
 _OWNER = "label"
 
@@ -45,6 +46,7 @@ class LabelSettings:
     labels: str | None = setting(
         None, "image-level labels: CSV, JSON, VOC XML folder, COCO, list, .npy, or a folder a class", metavar="FILE"
     )
+    unknown_labels: str = setting("stop", "labels that are no class of the model: stop, or drop them with a warning")
     present: float = setting(0.3, "without labels: a class is present when the classifier gives it at least this probability")
     max_classes: int = setting(5, "without labels: most classes in one image; the most probable are kept")
     # from an image to maps
@@ -93,7 +95,7 @@ class LabelSettings:
         for name, choices in (("engine", ENGINES), ("merge", MERGES), ("published", ("paper", "code"))):
             if getattr(self, name) is not None:
                 _settings.choice(_OWNER, name, getattr(self, name), choices)
-        for name, choices in (("exif", EXIF_RULES), ("device", DEVICES), ("format", FORMATS)):
+        for name, choices in (("exif", EXIF_RULES), ("device", DEVICES), ("format", FORMATS), ("unknown_labels", UNKNOWN_LABELS)):
             _settings.choice(_OWNER, name, getattr(self, name), choices)
         for name in ("flip", "overlay", "report", "crf", "graphs"):
             _settings.boolean(_OWNER, name, getattr(self, name))

@@ -5,42 +5,62 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from wsss_fast.files.images import EXTENSIONS
-from wsss_fast.files.names import printable
+from wsss_fast.files.names import is_file_name, printable
+from wsss_fast.files.regular import open_to_read, read_regular
 from wsss_fast.label.plan import Names, Plan, PlanError, output_names, sort_key
 from wsss_fast.label.settings import LabelSettings
+from wsss_fast.label.tars import Tar
 
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+# Folder, sort keys of the names in it, number of other files, and of each tar file what is wrong with it and its size.
+Found = tuple[Path, list[bytes], int, dict[str, tuple[str, int]]]
 LISTS = frozenset({".txt", ".lst", ".list"})
+LONGEST_NAME = 4096  # bytes of a path
 _LARGEST_TEXT = 1 << 30
+_LONGEST_LINE = 1 << 20
+_SHOWN = 100  # letters of a name that no file has
+_BOM, _UTF_16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
 def make_plan(images: Images, out: Path | None, settings: LabelSettings) -> Plan:
-    root, keys, ignored, in_tars = _find(images, out, settings)
+    root, keys, ignored, tars = _find(images, out, settings)
+    damaged = {name: damage for name, (damage, _) in tars.items() if damage}
+    if damaged and not keys:
+        name, damage = next(iter(damaged.items()))
+        raise PlanError(f"label: cannot read {_shown(root / name)}: {damage}. Hint: tar files must not be compressed")
     if not keys:
         kinds = " ".join(sorted(EXTENSIONS))
         raise PlanError(f"label: no images in {_shown(images)}: {ignored} other files there. Hint: image files end in {kinds}")
-    if out is not None and root.resolve().is_relative_to(out.resolve()):
+    if out is not None and _resolved(root).is_relative_to(_resolved(out)):
         raise PlanError(
             f"label: the image folder {_shown(root)} lies in the output folder {_shown(out)}: masks could replace it. "
             "Hint: give a folder of its own with --out"
         )
-    names = Names(keys, in_tars)
+    # A damaged tar file stands in the plan as an image that fails: in the manifest, among the failures, in the exit status.
+    keys += [sort_key(name, 0, tars[name][1]) for name in damaged]
+    names = Names(keys, bool(tars))
     for name, following in itertools.pairwise(names):
         if name == following:
             raise PlanError(f"label: {printable(name)} is listed twice")
-    return Plan(root, names, output_names(names), settings.batch, settings.place)
+    return Plan(
+        root, names, output_names(names), settings.batch, settings.place, {name: damage for name, (damage, _) in tars.items()}
+    )
 
 
-def _find(images: Images, out: Path | None, settings: LabelSettings) -> tuple[Path, list[bytes], int, bool]:
-    """Folder, sort keys of the names in it, number of files that are no images, whether they are members of tar files."""
+def _resolved(path: Path) -> Path:
+    """Where links lead. Path.resolve would raise at a loop of them."""
+    return Path(os.path.realpath(path))
+
+
+def _find(images: Images, out: Path | None, settings: LabelSettings) -> Found:
+    """Folder, sort keys of the names in it, number of files that are no images, what is known of tar files."""
     if not isinstance(images, str | os.PathLike):
         root, names = _from_list([Path(item) for item in images])
-        return root, [sort_key(name) for name in names], 0, False
+        return root, [sort_key(name) for name in names], 0, {}
     path = Path(images)
     if path.is_dir():
         if (path / "JPEGImages").is_dir():
@@ -51,27 +71,27 @@ def _find(images: Images, out: Path | None, settings: LabelSettings) -> tuple[Pa
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix == ".tar":
-            keys, ignored = _members(path, path.name)
-            return path.parent, keys, ignored, True
+            keys, ignored, tar = _members(path, path.name)
+            return path.parent, keys, ignored, {path.name: tar}
         if suffix == ".json":
             return _named(settings.root or path.parent, _coco_names(path))
         if suffix in LISTS:
             return _named(settings.root or path.parent, _lines(path))
-        return path.parent, [sort_key(path.name)], 0, False
+        return path.parent, [sort_key(path.name)], 0, {}
     if path.exists():
         raise PlanError(f"label: {_shown(path)} is neither a folder nor a regular file")
     raise PlanError(f"label: there is no image folder or file {_shown(path)}")
 
 
-def _scan(path: Path, out: Path | None) -> tuple[Path, list[bytes], int, bool]:
-    skip = out.resolve() if out is not None and out.exists() else None
+def _scan(path: Path, out: Path | None) -> Found:
+    skip = _resolved(out) if out is not None and out.exists() else None
     keys: list[bytes] = []
     tars: list[str] = []
     ignored = 0
     # Links to folders are not followed, so that a loop of links ends.
     for folder, subfolders, files in os.walk(path, followlinks=False, onerror=_refuse):
         here = Path(folder)
-        subfolders[:] = [name for name in subfolders if skip is None or (here / name).resolve() != skip]
+        subfolders[:] = [name for name in subfolders if skip is None or _resolved(here / name) != skip]
         prefix = "" if here == path else here.relative_to(path).as_posix() + "/"
         for name in files:
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of a million names is slow
@@ -83,32 +103,30 @@ def _scan(path: Path, out: Path | None) -> tuple[Path, list[bytes], int, bool]:
                 ignored += 1
     if keys and tars:
         raise PlanError(f"label: {_shown(path)} holds images and tar files. Hint: label them one after the other")
-    for tar in tars:
-        found, others = _members(path / tar, tar)
+    known = {}
+    for name in tars:
+        found, others, known[name] = _members(path / name, name)
         keys += found
         ignored += others
-    return path, keys, ignored, bool(tars)
+    return path, keys, ignored, known
 
 
-def _members(path: Path, name: str) -> tuple[list[bytes], int]:
-    """Images in a tar file, as ``shard.tar/member.jpg``; only their headers are read."""
+def _members(path: Path, name: str) -> tuple[list[bytes], int, tuple[str, int]]:
+    """Images in a tar file, as ``shard.tar/member.jpg``; only their headers are read. What is wrong with it, and its size."""
     keys, ignored = [], 0
+    tar = Tar(path)
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isreg() and os.path.splitext(member.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
-                    keys.append(sort_key(f"{name}/{_inner(member.name, path)}", member.offset_data, member.size))
-                else:
-                    ignored += not member.isdir()
-                tar.members = []  # it would keep every header
-    except (tarfile.TarError, OSError, ValueError) as error:
-        if isinstance(error, PlanError):
-            raise
-        raise PlanError(f"label: cannot read {_shown(path)}: {error}. Hint: tar files must not be compressed") from None
-    return keys, ignored
+        for member in tar:
+            if member.is_file and os.path.splitext(member.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
+                keys.append(sort_key(f"{name}/{_inner(member.name, path)}", member.offset, member.size))
+            else:
+                ignored += 1
+    except OSError as error:
+        raise PlanError(f"label: cannot read {_shown(path)}: {error.strerror}") from None
+    return keys, ignored, (tar.damage, tar.size)
 
 
-def _voc(path: Path, out: Path | None, settings: LabelSettings) -> tuple[Path, list[bytes], int, bool]:
+def _voc(path: Path, out: Path | None, settings: LabelSettings) -> Found:
     root = path / "JPEGImages"
     if settings.split is None:
         return _scan(root, out)
@@ -118,10 +136,10 @@ def _voc(path: Path, out: Path | None, settings: LabelSettings) -> tuple[Path, l
     found = next((item for item in lists if item.is_file()), None)
     if found is None:
         raise PlanError(f"label: there is no list {settings.split}.txt in {_shown(path / 'ImageSets')}")
-    return _named(root, (line.split()[0] + ".jpg" for line in _lines(found)))
+    return _named(root, (line.split()[0] + ".jpg" for line in _lines(found) if line.strip()))
 
 
-def _named(root: str | Path, names: Iterable[str]) -> tuple[Path, list[bytes], int, bool]:
+def _named(root: str | Path, names: Iterable[str]) -> Found:
     """Names that a file gives: none of them may leave the folder."""
     folder = Path(root)
     if not folder.is_dir():
@@ -137,14 +155,21 @@ def _named(root: str | Path, names: Iterable[str]) -> tuple[Path, list[bytes], i
                     f"label: {printable(name)} is not in {_shown(folder)}. Hint: --root names the folder of all images"
                 ) from None
         keys.append(sort_key(_inner(name, folder)))
-    return folder, keys, 0, False
+    return folder, keys, 0, {}
 
 
 def _inner(name: str, where: Path) -> str:
     """The name without detours, if it stays inside."""
     parts = name.split("/")
     if not name or name.startswith("/") or ".." in parts or "\0" in name:
-        raise PlanError(f"label: the name {printable(name) or 'without letters'!r} would leave {_shown(where)}")
+        raise PlanError(f"label: the name {printable(name[:_SHOWN]) or 'without letters'!r} would leave {_shown(where)}")
+    if not is_file_name(name):
+        raise PlanError(f"label: the name {printable(name[:_SHOWN])!r} is no text, and no file has it")
+    length = len(os.fsencode(name))
+    if length > LONGEST_NAME:
+        raise PlanError(
+            f"label: a name has {length} bytes and begins with {printable(name[:_SHOWN])!r}; files have {LONGEST_NAME}"
+        )
     if "." in parts or "" in parts:
         return PurePosixPath(name).as_posix()
     return name
@@ -152,15 +177,21 @@ def _inner(name: str, where: Path) -> str:
 
 def _lines(path: Path) -> Iterator[str]:
     """One name a line, or with zero bytes between names, as ``find -print0`` writes them."""
-    with path.open("rb") as file:
-        zeros = b"\0" in file.read(65536)
-        file.seek(0)
-        if zeros:
-            data = file.read(_LARGEST_TEXT)
+    with open_to_read(path) as file:
+        start = file.read(65536)
+        if start.startswith(_UTF_16):
+            raise PlanError(f"label: {_shown(path)} is text in UTF-16. Hint: save it as UTF-8")
+        file.seek(len(_BOM) if start.startswith(_BOM) else 0)
+        if b"\0" in start:
+            if path.stat().st_size > _LARGEST_TEXT:
+                raise PlanError(f"label: {_shown(path)} is larger than {_LARGEST_TEXT >> 20} MiB")
+            data = file.read()
             yield from (os.fsdecode(part) for part in data.split(b"\0") if part)
             return
-        for line in file:
-            if text := line.rstrip(b"\r\n"):
+        while line := file.readline(_LONGEST_LINE):
+            if len(line) == _LONGEST_LINE:
+                raise PlanError(f"label: {_shown(path)} has a line of more than {_LONGEST_LINE >> 10} KiB. Hint: one name a line")
+            if (text := line.rstrip(b"\r\n")).strip():
                 yield os.fsdecode(text)
 
 
@@ -168,12 +199,14 @@ def _coco_names(path: Path) -> Iterator[str]:
     try:
         if path.stat().st_size > _LARGEST_TEXT:
             raise PlanError(f"label: {_shown(path)} is larger than {_LARGEST_TEXT >> 20} MiB")
-        whole = json.loads(path.read_bytes())
-        names = [str(entry["file_name"]) for entry in whole["images"]]
+        whole = json.loads(read_regular(path))
+        names = [entry["file_name"] for entry in whole["images"]]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, PlanError):
             raise
-        raise PlanError(f"label: {_shown(path)} is no COCO file: it must hold images with file_name") from None
+        raise PlanError(f"label: {_shown(path)} is no COCO file: it must hold images with file_name, which is text") from None
     return iter(names)
 
 
@@ -190,7 +223,9 @@ def _from_list(paths: list[Path]) -> tuple[Path, list[str]]:
 
 
 def _refuse(error: OSError) -> None:
-    raise error
+    """Of a folder that cannot be read nobody knows how many images it holds."""
+    hint = "make it readable, or list the images that are to be labelled"
+    raise PlanError(f"label: cannot read the folder {_shown(error.filename)}: {error.strerror}. Hint: {hint}")
 
 
 def _shown(value: object) -> str:

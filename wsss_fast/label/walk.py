@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch.nn import functional
 
 from wsss_fast import ops
+from wsss_fast.files.names import printable, state_of
 from wsss_fast.label.settings import LabelSettings, SettingsError
 from wsss_fast.methods import _walk
 
@@ -48,7 +49,10 @@ def load_walk(settings: LabelSettings) -> Walk | None:
     from wsss_fast.label.predict import chosen_device
 
     if not Path(settings.walk).is_file():
-        raise SettingsError(f"label: 'walk' must be 'image' or a checkpoint of affinitynet or irn, got '{settings.walk}'")
+        what = state_of(settings.walk)
+        raise SettingsError(
+            f"label: 'walk' must be 'image' or a checkpoint of affinitynet or irn, got '{printable(settings.walk)}', which {what}"
+        )
     engine = load_engine(settings.walk, None, chosen_device(settings.device))
     if engine.meta.outputs == ("planes",):
         return AffinityWalk(engine, settings)

@@ -9,7 +9,6 @@ Parameter names equal those of the published checkpoints.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable
 from importlib import import_module
@@ -19,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from wsss_fast import _settings
+from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import DATASETS
 from wsss_fast.methods import dcp, losses
 from wsss_fast.methods._infer import infer_cam, infer_segmentation
@@ -132,6 +132,5 @@ def _module(name: str) -> ModuleType:
 
 def _unknown(argument: str, got: object, known: Iterable[str], where: str = "") -> str:
     known = list(known)
-    close = difflib.get_close_matches(str(got), known, 1)
-    hint = f". Hint: did you mean '{close[0]}'?" if close else ""
-    return f"create: '{argument}'{where} must be one of {', '.join(known)}, got {got!r}{hint}"
+    hint = did_you_mean(str(got), known)
+    return f"create: '{argument}'{where} must be one of {', '.join(known)}, got {got!r}" + (f". Hint: {hint}" if hint else "")

@@ -27,6 +27,8 @@ class Method:
     softmax: ClassVar[bool] = False  # maps are merged as probabilities, of channels on the grid of the network
     outputs: ClassVar[tuple[str, ...]] = ("maps",)  # what forward_cam gives
     new_layers: ClassVar[tuple[str, ...]] = ()  # patterns of parameters that no pretrained backbone brings
+    groups: ClassVar[tuple[tuple[str, tuple[int, ...]], ...]] = ()  # names and classes that masks are made of; (): the classes
+    bias: tuple[float, ...] = ()  # of each class's score, which its map then holds at every place; (): none, or not told
     unused: ClassVar[tuple[str, ...]] = ()  # patterns of entries in published checkpoints that have no use
     normalise: Normalisation
     options: dict[str, Any]  # of `create`

@@ -37,8 +37,10 @@ def load(
     if not told and method is None:
         hint = "name the method, as in method='seam'; `wsss convert` writes a file that describes itself"
         raise ValueError(f"load: '{path}' does not say which network it holds. Hint: {hint}")
-    method = method or told["method"]
-    if told and method != told["method"]:
+    method = method or told.get("method")
+    if method is None:
+        raise ValueError(f"load: '{path}' does not say of which method it is. Hint: name it, as in method='seam'")
+    if told and method != told.get("method", method):
         raise ValueError(f"load: 'method' must be '{told['method']}', of which '{path}' is a checkpoint, got '{method}'")
     state = weights.read_state_dict(path)
     backbone = backbone or told.get("backbone")
@@ -46,6 +48,8 @@ def load(
     options = {**told.get("options", {}), **options}
     if num_classes is None:
         num_classes = told.get("num_classes") or _classes_of(state, method, backbone, options)
+    with torch.device("meta"):  # a description may name a network that is larger than any memory
+        weights.check_fit(create(method, num_classes, backbone=backbone, published=published, **options), state, absent=absent)
     model = create(method, num_classes, backbone=backbone, published=published, **options)
     weights.load_checkpoint(model, state, absent=absent)
     return model.eval()

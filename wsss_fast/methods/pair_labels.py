@@ -27,6 +27,7 @@ from torch import Tensor
 from wsss_fast import ops
 from wsss_fast.compat.pydensecrf.utils import unary_from_labels
 from wsss_fast.files.names import printable
+from wsss_fast.files.regular import open_to_read
 from wsss_fast.methods import _maps
 from wsss_fast.ops import _check
 
@@ -207,7 +208,7 @@ def read(path: str | Path) -> PairMaps:
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_to_read(path) as stored, zipfile.ZipFile(stored) as archive:
             found = {item.removesuffix(".npy") for item in archive.namelist()}
             if found != set(_TYPES) or len(archive.namelist()) != len(_TYPES):
                 raise PairLabelsError(f"it must hold {', '.join(_TYPES)} and nothing else")

@@ -11,13 +11,14 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wsss_fast.files.names import is_text, printable
 from wsss_fast.files.whole import whole_file
 from wsss_fast.nets import mxnet_params, weight_names
 
@@ -27,6 +28,7 @@ HEADER = "wsss_fast"
 # Under which a training script keeps the parameters beside its optimiser.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "network", "params")
 _SHOWN = 8
+MOST_CLASSES = 65_535  # that a mask of 16 bits tells apart
 
 
 def load_checkpoint(
@@ -53,10 +55,26 @@ def load_checkpoint(
     Raises:
         ValueError: entries are missing, left over or of another shape: the message names them. Or the file is none of these.
     """
+    layout, own, values = _fitted(module, source, absent, unused)
+    with torch.no_grad():
+        for key in own:
+            own[key].copy_(values[key])
+    return layout
+
+
+def check_fit(module: nn.Module, source: str | Path | Mapping[str, Any], *, absent: Sequence[str] = ()) -> None:
+    """Raises what `load_checkpoint` raises. The module may be one without memory, on torch's device "meta"."""
+    _fitted(module, source, absent, ())
+
+
+def _fitted(
+    module: nn.Module, source: str | Path | Mapping[str, Any], absent: Sequence[str], unused: Sequence[str]
+) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+    """The layout, the module's own tensors that the source fills, and with what."""
     if isinstance(source, Mapping):
         name, values = "the state dict", _unwrapped(source, "the state dict")
     else:
-        name, values = f"'{source}'", read_state_dict(source)
+        name, values = printable(f"'{source}'"), read_state_dict(source)
     own = module.state_dict()
     unused = (*unused, *getattr(module, "unused", ()))
     layout = weight_names.best_layout(values, own)
@@ -77,10 +95,12 @@ def load_checkpoint(
         )
     if not shared:
         raise ValueError(f"load_checkpoint: {name} holds no parameter of the network")
-    with torch.no_grad():
-        for key in shared:
-            own[key].copy_(values[key])
-    return layout
+    broken = [key for key in shared if values[key].is_floating_point() and not values[key].isfinite().all()]
+    if broken:
+        hint = "such a network sees nothing; was its training stopped by a loss that is no number?"
+        what = _listed(f"{len(broken)} parameters hold values that are no numbers", broken)
+        raise ValueError(f"load_checkpoint: {name} is refused: {what}. Hint: {hint}")
+    return layout, {key: own[key] for key in shared}, values
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -121,9 +141,40 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            text = (file.metadata() or {}).get(HEADER, "{}")
     except SafetensorError as error:
         raise _unreadable(Path(path), error) from error
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        told = None
+    odd = "" if isinstance(told, dict) else "it is no object"
+    if not odd:
+        odd = next(
+            (f"'{name}' is {told[name]!r:.80}" for name, fits in _DESCRIBED.items() if name in told and not fits(told[name])), ""
+        )
+    if odd:
+        hint = "`wsss convert` makes it again from the published file"
+        raise ValueError(
+            f"load_checkpoint: '{path}' describes itself in a way that cannot be read ({printable(odd)}). Hint: {hint}"
+        )
+    return told
+
+
+def _is_plain(value: Any) -> bool:
+    """A word, or a number that no network makes long tables of."""
+    return isinstance(value, str | None) or (isinstance(value, int | float) and abs(value) <= 4096)
+
+
+# What a description may say; `methods.create` knows which names there are.
+_DESCRIBED: dict[str, Callable[[Any], bool]] = {
+    "method": lambda value: isinstance(value, str),
+    "backbone": lambda value: value is None or isinstance(value, str),
+    "published": lambda value: value is None or isinstance(value, str),
+    "num_classes": lambda value: type(value) is int and 1 <= value <= MOST_CLASSES,
+    "options": lambda value: isinstance(value, dict) and all(map(_is_plain, value.values())),
+    "classes": lambda value: isinstance(value, list) and all(isinstance(name, str) and is_text(name) for name in value),
+}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -143,7 +194,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         hint = "such a file could run programs; get one that was saved with torch.save(model.state_dict(), path)"
-        reason = str(error).split("\n")[0][:200]
+        reason = printable(str(error).split("\n")[0][:200])
         raise ValueError(f"load_checkpoint: '{path}' holds more than tensors and is refused ({reason}). Hint: {hint}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, AssertionError, TypeError) as error:
         raise _unreadable(path, error) from error
@@ -151,7 +202,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    reason = (str(error) or type(error).__name__).split("\n")[0][:200]
+    reason = printable((str(error) or type(error).__name__).split("\n")[0][:200])
     return ValueError(f"load_checkpoint: '{path}' cannot be read ({reason}). Hint: is the download complete?")
 
 
@@ -177,7 +228,7 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
 
 def _listed(what: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{what}: {', '.join(names[:_SHOWN])}{more}" if names else f"{what}: none"
+    return f"{what}: {', '.join(map(printable, names[:_SHOWN]))}{more}" if names else f"{what}: none"
 
 
 def _hint(missing: Sequence[str], left_over: Sequence[str], shapes: Sequence[str]) -> str:

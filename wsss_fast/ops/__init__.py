@@ -4,10 +4,11 @@ Every function takes `impl=`: None (by device), "reference" (plain PyTorch), "cp
 source run on the CPU).
 """
 
-from wsss_fast.ops.affinity import AffinityLabels, affinity, affinity_labels, affinity_offsets, affinity_pairs, edge_affinity
+from wsss_fast.ops.affinity import AffinityLabels, affinity, affinity_labels, affinity_offsets, affinity_pairs
 from wsss_fast.ops.cam_merge import CAM_MERGE, cam_merge
 from wsss_fast.ops.complementary import complementary_pair
 from wsss_fast.ops.dense_crf import dense_crf
+from wsss_fast.ops.edge_affinity import edge_affinity
 from wsss_fast.ops.pcm import pcm
 from wsss_fast.ops.prcm import pcm_prcm, prcm
 from wsss_fast.ops.random_walk import random_walk

@@ -1,4 +1,4 @@
-"""Affinities of nearby pixels: from features (AffinityNet), along edges (IRN), and the pairs that a pair loss is made of."""
+"""Affinities of nearby pixels by their features (AffinityNet), and the pairs that a pair loss is made of."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from wsss_fast.ops import _check, _library
+from wsss_fast.ops import _check, _library, _planes
 from wsss_fast.ops._reference.affinity import affinity as _reference
-from wsss_fast.ops._reference.edge_affinity import edge_affinity as _edge_reference
 from wsss_fast.ops._reference.half_disc import MAX_RADIUS, half_disc
 from wsss_fast.ops._view import Call, empty
 
-__all__ = ["AffinityLabels", "affinity", "affinity_labels", "affinity_offsets", "affinity_pairs", "edge_affinity"]
+__all__ = ["AffinityLabels", "affinity", "affinity_labels", "affinity_offsets", "affinity_pairs"]
 
 IGNORED = 255
 
@@ -52,44 +51,11 @@ def affinity(feature: Tensor, radius: int = 5, *, impl: str | None = None) -> Te
         ValueError: a shape that does not fit, or a `radius` out of range.
         RuntimeError: CUDA tensors with a build that has no CUDA kernels.
     """
-    feature = _checked("affinity", "feature", feature, "[N, C, H, W]", radius)
+    feature = _planes.checked("affinity", "feature", feature, "[N, C, H, W]", radius)
     impl = _check.implementation("affinity", impl, feature)
     if impl == "reference":
         return _reference(feature, radius)
     return torch.ops.wsss_fast.affinity(feature, radius, impl)
-
-
-def edge_affinity(edge: Tensor, radius: int = 5, *, impl: str | None = None) -> Tensor:
-    """How connected nearby pixels are: no edge stands between them::
-
-        out[:, e] at p = 1 - max of edge on the path from p to p + offset e
-
-    The path holds the pixels of the box spanned by its ends that are less than 1 away from the segment between them.
-
-    Args:
-        edge: [N, 1, H, W], the strength of edges, usually in [0, 1]; any strides.
-        radius: 1 to 32; IRN takes 10 in training and 5 for the walk.
-        impl: None (by device), "reference", "cpu", "simt" or "cuda".
-
-    Returns:
-        [N, E, H, W], contiguous, of the type of `edge`; 0 where p + offset is outside the image. float16 and bfloat16 are
-        compared in float32; float64 is for the CPU.
-
-    Gradients go to `edge` (once: there is no second derivative), each to the place of the maximum: of equal ones, the first in
-    reading order. Under autocast the input is cast to the autocast type, as for a matrix product. A NaN makes every pair NaN
-    whose path holds it.
-
-    Raises:
-        TypeError: not a tensor, or a type that is not supported.
-        ValueError: a shape that does not fit, or a `radius` out of range.
-        RuntimeError: CUDA tensors with a build that has no CUDA kernels.
-    """
-    edge = _checked("edge_affinity", "edge", edge, "[N, 1, H, W]", radius)
-    _check.shape("edge_affinity", "edge", edge, "[N, 1, H, W]", (None, 1, None, None), "one map of edges")
-    impl = _check.implementation("edge_affinity", impl, edge)
-    if impl == "reference":
-        return _edge_reference(edge, radius)
-    return torch.ops.wsss_fast.edge_affinity(edge, radius, impl)
 
 
 def affinity_pairs(planes: Tensor, radius: int = 5) -> Tensor:
@@ -155,40 +121,12 @@ def _interior(x: Tensor, radius: int) -> Tensor:
     return x[..., : max(h - radius + 1, 0), radius - 1 : max(w - radius + 1, 0)]
 
 
-def _checked(op: str, argument: str, value: Tensor, layout: str, radius: int) -> Tensor:
-    _check.tensor(op, argument, value, layout)
-    (value,) = _library.autocast(value)
-    _check.floating(op, argument, value)
-    _check.whole(op, "radius", radius, 1, MAX_RADIUS)
-    return value
-
-
-# ---- torch operations: affinity and edge_affinity differ in what the backward pass needs -----------------------------------
-
-
-def _planes_shape(x: Tensor, radius: int) -> tuple[int, ...]:
-    return (x.shape[0], len(half_disc(radius)), *x.shape[2:])
-
-
-def _fake_forward(x: Tensor, radius: int, impl: str) -> Tensor:
-    return x.new_empty(_planes_shape(x, radius))
-
-
 def _forward(feature: Tensor, radius: int, impl: str) -> Tensor:
-    out = empty("affinity", "out", _planes_shape(feature, radius), feature.dtype, feature.device)
+    out = empty("affinity", "out", _planes.shape(feature, radius), feature.dtype, feature.device)
     call = Call("affinity", impl, feature)
     view = call.view(feature)
     workspace = call.workspace(call.module.affinity_forward_workspace(view, radius, call.context))
     call.module.affinity_forward(view, radius, call.view(out), workspace, call.context)
-    return out
-
-
-def _edge_forward(edge: Tensor, radius: int, impl: str) -> Tensor:
-    out = empty("edge_affinity", "out", _planes_shape(edge, radius), edge.dtype, edge.device)
-    call = Call("edge_affinity", impl, edge)
-    view = call.view(edge)
-    workspace = call.workspace(call.module.edge_affinity_forward_workspace(view, radius, call.context))
-    call.module.edge_affinity_forward(view, radius, call.view(out), workspace, call.context)
     return out
 
 
@@ -199,19 +137,6 @@ def _backward(grad: Tensor, feature: Tensor, out: Tensor, radius: int, impl: str
     workspace = call.workspace(call.module.affinity_backward_workspace(views[1], radius, call.context))
     call.module.affinity_backward(*views, call.view(out), radius, call.view(grad_feature), workspace, call.context)
     return grad_feature
-
-
-def _edge_backward(grad: Tensor, edge: Tensor, radius: int, impl: str) -> Tensor:
-    grad_edge = edge.new_empty(edge.shape)
-    call = Call("edge_affinity", impl, edge)
-    views = call.view(grad), call.view(edge)
-    workspace = call.workspace(call.module.edge_affinity_backward_workspace(views[1], radius, call.context))
-    call.module.edge_affinity_backward(*views, radius, call.view(grad_edge), workspace, call.context)
-    return grad_edge
-
-
-def _fake_backward(grad: Tensor, x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -227,28 +152,9 @@ def _differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     return torch.ops.wsss_fast.affinity_backward(grad, feature, out, ctx.radius, ctx.impl), None, None
 
 
-def _edge_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    edge, ctx.radius, ctx.impl = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(edge)
-
-
-def _edge_differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return None, None, None
-    (edge,) = ctx.saved_tensors
-    return torch.ops.wsss_fast.edge_affinity_backward(grad, edge, ctx.radius, ctx.impl), None, None
-
-
-_library.define("affinity(Tensor feature, int radius, str impl) -> Tensor", _forward, _fake_forward)
+_library.define("affinity(Tensor feature, int radius, str impl) -> Tensor", _forward, _planes.fake_forward)
 _library.define(
-    "affinity_backward(Tensor grad, Tensor feature, Tensor out, int radius, str impl) -> Tensor", _backward, _fake_backward
+    "affinity_backward(Tensor grad, Tensor feature, Tensor out, int radius, str impl) -> Tensor", _backward, _planes.fake_backward
 )
 _library.differentiable("affinity", _differentiate, _save)
 _library.differentiable_once("affinity_backward", "affinity")
-_library.define("edge_affinity(Tensor edge, int radius, str impl) -> Tensor", _edge_forward, _fake_forward)
-_library.define(
-    "edge_affinity_backward(Tensor grad, Tensor edge, int radius, str impl) -> Tensor", _edge_backward, _fake_backward
-)
-_library.differentiable("edge_affinity", _edge_differentiate, _edge_save)
-_library.differentiable_once("edge_affinity_backward", "edge_affinity")

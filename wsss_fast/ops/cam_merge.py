@@ -14,7 +14,7 @@ from wsss_fast.ops._view import Call, empty
 
 __all__ = ["CAM_MERGE", "cam_merge"]
 
-MOST_MAPS = 32  # kCamMaxMaps in csrc/cam_merge/cam_merge.h
+MOST_MAPS = 32  # kMaxMaps in csrc/cam_merge/cam_merge.h
 CHOICES = {
     "reduce": ("sum", "mean"),
     "normalise": ("max", "minmax"),

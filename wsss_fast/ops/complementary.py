@@ -14,7 +14,7 @@ from wsss_fast.ops._view import Call, empty
 
 __all__ = ["complementary_pair"]
 
-_RULES = ("", "paper", "code")  # the order of wsss::PairRule; "" is published=None
+_RULES = ("", "paper", "code")  # the order of wsss::complementary::Rule; "" is published=None
 _TYPES = (*_check.FLOATS, torch.float64, torch.uint8)
 _MAX_GRIDS = 16
 

@@ -14,7 +14,7 @@ from wsss_fast.ops._view import Call, empty
 
 __all__ = ["dense_crf"]
 
-SYMMETRIC = 3  # wsss::CrfNormalisation in csrc/dense_crf/dense_crf.h
+SYMMETRIC = 3  # wsss::dense_crf::Normalisation in csrc/dense_crf/dense_crf.h
 Compatibility = float | Sequence[float] | Tensor
 
 

@@ -11,7 +11,7 @@ from wsss_fast.ops._view import Call, empty
 
 __all__ = ["slic"]
 
-LARGEST = 1e6  # kSlicLargestCompactness in csrc/slic/slic_rules.h
+LARGEST = 1e6  # kLargestCompactness in csrc/slic/slic_rules.h
 
 
 def slic(

@@ -71,7 +71,13 @@ def begun(folder: Path) -> dict[str, Any] | None:
     return _read_json(folder / BEGUN)
 
 
+def refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise RecipeError(f"run: {printable(str(folder))} is a link, which a run does not write through. Hint: remove the link")
+
+
 def refuse_foreign(folder: Path) -> None:
+    refuse_link(folder)
     ours = (folder / STAGE).is_file() or (folder / BEGUN).is_file()
     if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"run: {printable(str(folder))} holds files that no recipe wrote. Hint: give another --out")
@@ -115,6 +121,7 @@ def check_contents(folder: Path, stage: str, done: Done, only: str | None) -> No
 
 def clear(folder: Path) -> None:
     """Removes a stage, if a stage is what lies there."""
+    refuse_link(folder)
     if (folder / STAGE).is_file() or (folder / BEGUN).is_file():
         shutil.rmtree(folder)
 

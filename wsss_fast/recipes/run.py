@@ -6,6 +6,7 @@ with is refused.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -24,6 +25,7 @@ from wsss_fast.data.verify import verify
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.names import printable
 from wsss_fast.files.whole import file_sha256
+from wsss_fast.nets import efficientnet
 from wsss_fast.recipes import record, report, small, stages
 from wsss_fast.recipes.schema import Recipe, RecipeError, Stage
 from wsss_fast.recipes.settings import BEST
@@ -90,17 +92,26 @@ def run(
     recipe = small.small(recipe) if scenes else recipe
     for name in (*only, *([start_from] if start_from else [])):
         recipe.place(name)  # complains of a name that is not there
-    folder = OutputFolder(out, "run")
-    try:
-        if not folder.lock():
-            raise RecipeError(f"run: another run is writing to {printable(str(out))}. Hint: wait for it, or give another --out")
-        if scenes:
-            data = out / WORLD if shared is None else shared / WORLD
-            small.write_world(data, lambda done, total: told.progress("the synthetic world", done, total))
-            saliency = saliency or str(data / small.SAVED)
-            options = dataclasses.replace(options, pictures="0")
-            init = {small.GENERIC: initial.BUILT_IN} if init is None else init
+    if scenes:
+        data = out / WORLD if shared is None else shared / WORLD
+        saliency = saliency or str(data / small.SAVED)
+        options = dataclasses.replace(options, pictures="0")
+        init = {small.GENERIC: initial.BUILT_IN} if init is None else init
+    with contextlib.ExitStack() as stack:
+        if not dry_run or out.exists():  # a dry run makes no folder
+            folder = OutputFolder(out, "run")
+            stack.callback(folder.close)
+            if not folder.lock():
+                raise RecipeError(
+                    f"run: another run is writing to {printable(str(out))}. Hint: wait for it, or give another --out"
+                )
         runner = _Runner(recipe, Data(Path(data), labels, saliency), out, init, options, shared, told)
+        if scenes and not small.is_written(Path(data)):
+            runner.look_at_weights()
+            if dry_run:
+                log.info("the synthetic world is not there yet: a run writes its %d images first", small.IMAGES)
+                return Result(recipe, [])
+            small.write_world(Path(data), lambda done, total: told.progress("the synthetic world", done, total))
         anew = recipe.stages[recipe.place(start_from) :] if start_from is not None else ()
         runner.look(only, anew)
         if dry_run:
@@ -111,8 +122,6 @@ def run(
         about = {"data": printable(Path(data).name), "seed": options.seed, "precision": options.precision}
         folder.write(REPORT, report.as_markdown(recipe, runner.rows(), about).encode())
         return Result(recipe, runner.rows(), stopped)
-    finally:
-        folder.close()
 
 
 class _Runner:
@@ -146,6 +155,7 @@ class _Runner:
         """What is done must be as it was made and as it is wanted; what is to be done must have all it needs."""
         pending = []
         for stage in self.recipe.stages:
+            record.refuse_link(self.folders[stage.name])
             # what depends on a stage that is still to be made cannot be compared before it is
             known = all(source in self.done for source in stage.inputs.values())
             if stage not in anew and known and self._finished(stage):
@@ -170,6 +180,11 @@ class _Runner:
                 self._look_at(stage)
             except SettingsError as error:
                 raise RecipeError(f"run: stage {stage.name}: {error}") from None
+
+    def look_at_weights(self) -> None:
+        """All that can be looked at before there are data."""
+        for stage in self.recipe.stages:
+            self._init(stage)
 
     def _finished(self, stage: Stage) -> bool:
         work = self._work(stage)
@@ -299,8 +314,10 @@ class _Runner:
             raise RecipeError(
                 f"run: stage {stage.name} starts from pretrained weights of {backbone}, and none are given. Hint: {hint}"
             )
-        if given != RANDOM and not Path(given).is_file() and given != initial.BUILT_IN:
-            raise RecipeError(f"run: 'init' must be a file, got {printable(given)}")
+        if given != RANDOM and not Path(given).is_file():
+            if given != initial.BUILT_IN:
+                raise RecipeError(f"run: 'init' must be a file, got {printable(given)}")
+            efficientnet.weights_path()  # says what to install
         return None if given == RANDOM else given
 
     def _identity(self, work: Work) -> dict[str, Any]:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wsss_fast import _settings
+from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import DATASETS, SettingsError
+from wsss_fast.files import yaml_text
 from wsss_fast.files.names import printable
 from wsss_fast.recipes.settings import KINDS
 
 SPLITS = ("train", "judge", "test")
 FOLDER = Path(__file__).parent
-_LARGEST = 1 << 20
 # of a stage: the methods whose networks it takes; class maps where nothing is said
 _MODELS = {"walk": ("affinitynet", "irn"), "segment": ("deeplab",), "patterns": ("cam",), "masks": ("cam",)}
 _LEARN_FROM = {"affinitynet": "pairs", "irn": "pairs", "deeplab": "masks"}  # the others: image-level labels
@@ -241,16 +239,13 @@ def _paper(owner: str, values: Any) -> Paper:
 
 def _read(path: Path) -> Any:
     try:
-        if path.stat().st_size > _LARGEST:
-            raise RecipeError(f"recipe: {printable(str(path))} is larger than {_LARGEST >> 20} MiB")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > 4 * yaml_text.LARGEST:  # of characters
+            raise RecipeError(f"recipe: {printable(str(path))} is too large to be one")
+        return yaml_text.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"recipe: cannot read {printable(str(path))}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeError, RecursionError, ValueError) as error:
-        if isinstance(error, RecipeError):
-            raise
-        reason = printable(" ".join(str(error).split())[:300])
-        raise RecipeError(f"recipe: {printable(str(path))} is no YAML: {reason}") from None
+    except (yaml_text.YamlError, UnicodeError) as error:
+        raise RecipeError(f"recipe: {printable(str(path))} is no YAML: {error}") from None
 
 
 def _mapping(owner: str, values: Any) -> dict[str, Any]:
@@ -267,7 +262,5 @@ def _check_names(owner: str, known: list[str], given: dict[str, Any]) -> None:
 
 
 def _closest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    if close:
-        return f". Hint: did you mean '{close[0]}'?"
-    return f". Hint: there are {', '.join(known)}" if known else ""
+    hint = did_you_mean(name, known, f"there are {', '.join(known)}" if known else "")
+    return f". Hint: {hint}" if hint else ""

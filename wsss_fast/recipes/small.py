@@ -20,6 +20,7 @@ from wsss_fast.recipes.schema import Recipe, Stage, check
 from wsss_fast.recipes.settings import BEST
 
 WORLD = {"train": 1000, "test": 300, "crops": 4000, "seed": 0}
+IMAGES = WORLD["train"] + WORLD["test"] + WORLD["crops"]
 SPLITS = {"train": "train", "judge": "train", "test": "test"}
 SAVED = "SaliencyMaps"
 CROPS = "Crops"
@@ -94,11 +95,15 @@ def start(backbone: str) -> Stage:
     )
 
 
+def is_written(folder: Path) -> bool:
+    return (folder / "world.json").is_file()
+
+
 def write_world(folder: Path, progress: Any = None, **changes: int) -> None:
     """The world, unless it is there already."""
     from wsss_fast.data import scenes
 
-    if not (folder / "world.json").is_file():
+    if not is_written(folder):
         scenes.write(folder, **{**WORLD, **changes}, progress=progress)
 
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import logging
+import shlex
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from wsss_fast import methods
+from wsss_fast.files.names import printable
 from wsss_fast.methods._method import Method
 from wsss_fast.methods._training import Training
-from wsss_fast.nets import weight_names, weights
+from wsss_fast.nets import efficientnet, weight_names, weights
+
+if TYPE_CHECKING:
+    from wsss_fast.train.job import Plan
 
 BUILT_IN = "efficientnet-lite0"
+_MANY_FOR_A_CPU = 20_000_000
+
+log = logging.getLogger(__name__)
 
 
 def initialise(training: Training, source: str, classes: Sequence[str] = ()) -> str:
@@ -34,12 +47,33 @@ def initialise(training: Training, source: str, classes: Sequence[str] = ()) -> 
     return told[0]  # a second network is of the same kind
 
 
+def warn_of_random_weights(plan: Plan, training: Training, device: torch.device, out: Path) -> None:
+    """Before anything slow is done; with a way out where a CPU would learn a large network from nothing."""
+    count = sum(parameter.numel() for parameter in training.parameters())
+    text = f"{training.model.backbone_name}, {count / 1e6:.3g} million weights, starts from random ones: "
+    text += "the published results start from pretrained weights (--init)"
+    if training.settings.freeze:
+        text += "; with --freeze true layers that nothing has trained stay as they are"
+    if device.type == "cpu" and count > _MANY_FOR_A_CPU and BUILT_IN in methods.backbones(plan.method):
+        text += f". On a CPU that learns very slowly. Hint: {_small_network(plan, out)}"
+    log.warning("train: %s", text)
+
+
+def _small_network(plan: Plan, out: Path) -> str:
+    command = ["wsss", "train", plan.method]
+    for item in dataclasses.fields(plan.data):
+        if (value := getattr(plan.data, item.name)) != item.default:
+            command += ["--" + item.name.replace("_", "-"), printable(str(value))]
+    command += ["--out", printable(str(out)), "--backbone", BUILT_IN, "--init", BUILT_IN]
+    installed = importlib.util.find_spec(efficientnet.WEIGHTS_PACKAGE) is not None
+    start = "" if installed else f"{efficientnet.INSTALL_HINT}, then "
+    return f"{start}`{shlex.join(command)}` trains a small network from ImageNet's weights"
+
+
 def _file(source: str) -> Path:
     if source != BUILT_IN or Path(source).exists():
         return Path(source)
-    from wsss_fast.nets.efficientnet import weights_path
-
-    return weights_path()
+    return efficientnet.weights_path()
 
 
 def _fill(model: Method, state: dict[str, Tensor], source: str, goes_on: bool) -> str:

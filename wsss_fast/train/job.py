@@ -28,7 +28,7 @@ from wsss_fast.data.verify import Report, verify
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.images import ImageError, read_image
 from wsss_fast.methods._training import Training, TrainSettings
-from wsss_fast.train import checkpoint, initial, logs, loop, pictures, processes
+from wsss_fast.train import checkpoint, events, initial, logs, loop, pictures, processes
 from wsss_fast.train.settings import DataSettings, NetworkSettings, RunSettings
 
 SETTINGS = "settings.yaml"
@@ -94,8 +94,6 @@ def train(
     """
     if plan.run.threads:
         torch.set_num_threads(plan.run.threads)
-    if plan.run.tensorboard and not dry_run:
-        logs.summary_writer()  # absent: told before anything is done
     with processes.joined(plan.run.device) as joined:
         settings = plan.train_settings()
         joined.share(settings.batch)
@@ -103,12 +101,16 @@ def train(
         plan = dataclasses.replace(plan, data=with_split(plan.data), settings=settings)
         dataset = opened(plan.data)
         training = plan.training(len(dataset.classes))
+        if joined.first and not plan.network.init and (restart or not (Path(out) / checkpoint.NAME).is_file()):
+            initial.warn_of_random_weights(plan, training, joined.device, Path(out))
         plan = dataclasses.replace(plan, network=dataclasses.replace(plan.network, backbone=training.model.backbone_name))
         wants = _wants(training)
         dataset, found = verify(dataset, wants, plan.run.unreadable, progress=looked)
         feed = LoaderFeed(dataset, settings, wants, plan.run, joined)
         log.info("%s", _summary(plan, dataset, found, training, feed, joined))
         if dry_run:
+            if plan.run.tensorboard:
+                events.available()
             log.info("images of each class: %s", _counts(dataset))
             return Finished(None, len(dataset), dataset.classes, found.unreadable)
         folder = OutputFolder(Path(out), "train")
@@ -193,7 +195,10 @@ def _fit(
     path = folder.path / checkpoint.NAME
     told = checkpoint.read_header(path)
     if told is None:
-        _start(plan, training, dataset.classes, joined.first)
+        if plan.network.init:
+            found = initial.initialise(training, plan.network.init, dataset.classes)
+            if joined.first:
+                log.info("starting from %s", found)
     else:
         checkpoint.check_identity(path, told, identity)
     if joined.first:
@@ -205,17 +210,6 @@ def _fit(
     return loop.fit(training, feed, plan.run, folder, joined, identity, dataset.classes, drawn, report, stop)
 
 
-def _start(plan: Plan, training: Training, classes: list[str], speaks: bool) -> None:
-    if plan.network.init:
-        told = initial.initialise(training, plan.network.init, classes)
-    else:
-        told = "random weights: the published results start from pretrained ones (--init)"
-        if training.settings.freeze:
-            told += "; with --freeze true layers that nothing has trained stay as they are"
-    if speaks:
-        log.log(logging.INFO if plan.network.init else logging.WARNING, "starting from %s", told)
-
-
 def _prepare(folder: OutputFolder, restart: bool) -> None:
     """Takes the folder for this process alone, and removes what no checkpoint speaks of."""
     if not folder.lock():
@@ -223,7 +217,7 @@ def _prepare(folder: OutputFolder, restart: bool) -> None:
     if any(not path.name.startswith(".wsss-") for path in folder.path.iterdir()) and folder.size(RUN) is None:
         raise SettingsError(f"train: {folder.path} holds files that no training wrote. Hint: give another --out")
     if restart or folder.size(checkpoint.NAME) is None:
-        for pattern in (checkpoint.NAME, loop.MODEL, f"{loop.MODELS}/*", f"{logs.PICTURES}/*", f"{logs.TENSORBOARD}/events.*"):
+        for pattern in (checkpoint.NAME, loop.MODEL, f"{loop.MODELS}/*", f"{logs.PICTURES}/*", f"{events.TENSORBOARD}/events.*"):
             for path in folder.path.glob(pattern):
                 folder.remove(str(path.relative_to(folder.path)))
 

@@ -7,18 +7,15 @@ import json
 import os
 import time
 from collections import deque
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from wsss_fast._extras import install
 from wsss_fast.files.folder import OutputFolder, write_all
 from wsss_fast.files.png import png
+from wsss_fast.train import events
 
 LOSSES = "losses.jsonl"
-TENSORBOARD = "tensorboard"
 PICTURES = "pictures"
 
 
@@ -47,37 +44,29 @@ class RunLog:
 
     def __init__(self, folder: OutputFolder, step: int, tensorboard: bool) -> None:
         self._folder = folder
-        self._events: Any = None
-        writer = summary_writer() if tensorboard else None
-        folder.write(LOSSES, _until(folder.path / LOSSES, step))
+        folder.write(LOSSES, _until(folder, step))
         self._losses = folder.open_append(LOSSES)
-        if writer:
-            with folder.errors(TENSORBOARD):
-                self._events = writer(str(folder.path / TENSORBOARD), purge_step=step + 1)
+        self._events = events.Events(folder, step + 1) if tensorboard and events.available() else None
 
     def losses(self, step: int, epoch: int, rate: float, terms: dict[str, float], images_per_second: float) -> None:
         row = {"step": step, "epoch": epoch, "lr": rate, **terms, "images_per_second": round(images_per_second, 2)}
         with self._folder.errors(LOSSES):
             write_all(self._losses, json.dumps(row).encode() + b"\n")
         if self._events:
-            with self._folder.errors(TENSORBOARD):
-                for name, value in {**{f"loss/{name}": value for name, value in terms.items()}, "lr": rate}.items():
-                    self._events.add_scalar(name, value, step)
-                self._events.add_scalar("images_per_second", images_per_second, step)
+            values = {f"loss/{name}": value for name, value in terms.items()}
+            self._events.scalars(step, {**values, "lr": rate, "images_per_second": images_per_second})
 
     def picture(self, step: int, pixels: np.ndarray) -> None:
         self._folder.write(f"{PICTURES}/step-{step:08d}.png", png(Image.fromarray(pixels)))
         if self._events:
-            with self._folder.errors(TENSORBOARD):
-                self._events.add_image("class maps", pixels, step, dataformats="HWC")
+            self._events.image(step, "class maps", pixels)
 
     def sync(self) -> None:
         """Before a checkpoint speaks of steps, their losses are on disk."""
         with self._folder.errors(LOSSES):
             os.fsync(self._losses)
         if self._events:
-            with self._folder.errors(TENSORBOARD):
-                self._events.flush()
+            self._events.flush()
 
     def close(self) -> None:
         os.close(self._losses)
@@ -86,25 +75,11 @@ class RunLog:
                 self._events.close()
 
 
-def summary_writer() -> Any:
-    """TensorBoard's writer.
-
-    Raises:
-        ModuleNotFoundError: saying how to install it, and how to do without.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        hint = install("train") + ", or --tensorboard false to train without its files"
-        raise ModuleNotFoundError(f"train: TensorBoard is not installed. Hint: {hint}", name="tensorboard") from error
-    return SummaryWriter
-
-
-def _until(path: Path, step: int) -> bytes:
+def _until(folder: OutputFolder, step: int) -> bytes:
     """The whole lines of an earlier log up to a step; a line that a crash tore is no line."""
     kept = []
     with contextlib.suppress(FileNotFoundError):
-        for line in path.read_bytes().splitlines(keepends=True) if step else ():
+        for line in folder.read(LOSSES).splitlines(keepends=True) if step else ():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 if line.endswith(b"\n") and json.loads(line)["step"] <= step:
                     kept.append(line)

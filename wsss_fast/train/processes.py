@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -68,8 +71,24 @@ def joined(device: str) -> Iterator[Processes]:
     if kind == "cuda":
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(place)
+    # This module keeps the group of its first import in default arguments for good; DistributedDataParallel imports it.
+    importlib.import_module("torch.distributed.nn")
     distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
         yield Processes(place, distributed.get_rank(), distributed.get_world_size())
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # their variables keep the group too
+        raise
     finally:
-        distributed.destroy_process_group()
+        _leave()
+
+
+def _leave() -> None:
+    """Ends the group together with its threads.
+
+    A thread of gloo drops the tensors of the last reduction after the reduction has returned, and needs Python for that: if
+    Python is ending by then, the process dies of SIGABRT with its work done. `destroy_process_group` waits for the threads only
+    where nothing else holds the group. DistributedDataParallel holds it, and stands in reference cycles.
+    """
+    gc.collect()
+    distributed.destroy_process_group()

@@ -9,10 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from wsss_fast import _settings
 from wsss_fast._settings import DATASETS, PUBLISHED, UNREADABLE, setting
+from wsss_fast.files import yaml_text
 
 if TYPE_CHECKING:
     from wsss_fast.methods._training import TrainSettings
@@ -74,8 +73,8 @@ class NetworkSettings:
             if not sign or not name.isidentifier() or name in chosen:
                 _settings.fail("train", "options", "be NAME=VALUE,NAME=VALUE with each name once", self.options)
             try:
-                chosen[name] = yaml.safe_load(value)
-            except yaml.YAMLError:
+                chosen[name] = yaml_text.load(value)
+            except yaml_text.YamlError:
                 _settings.fail("train", "options", "have simple values", entry)
         return chosen
 
@@ -93,7 +92,7 @@ class RunSettings:
     )
     keep: int = setting(0, "models of earlier checkpoints to keep, in RUN/models")
     pictures: str = setting("1 epoch", "how often class maps are drawn, as checkpoint_every; 0: never", metavar="TIME")
-    tensorboard: bool = setting(True, "write event files (needs the extra `train`)")
+    tensorboard: bool = setting(True, "write event files, if TensorBoard is installed (extra `train`)")
     compile: bool = setting(False, "compile the method with torch.compile: slow to start, faster afterwards")
     unreadable: str = setting("stop", "at an image that cannot be read: stop, or skip it and count")
     max_steps: int | None = setting(None, "end after so many steps in all; the schedule stays that of all epochs")

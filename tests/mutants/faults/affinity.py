@@ -8,7 +8,6 @@ AFFINITY_TESTS = "tests/ops/test_affinity.py"
 AFFINITY = (f"{AFFINITY_TESTS}::test_forward_and_gradients",)
 AFFINITY_CPU = "csrc/affinity/affinity_cpu_body.h"
 AFFINITY_CUDA = "csrc/affinity/affinity_cuda.cu"
-EDGE_AFFINITY = "csrc/affinity/edge_affinity_cpu_body.h"
 
 FAULTS = (
     Fault(
@@ -36,14 +35,6 @@ FAULTS = (
         AFFINITY,
     ),
     Fault(
-        "edge-last-maximum",
-        "the last of equal maxima takes the gradient",
-        EDGE_AFFINITY,
-        "(value > best) |",
-        "(value >= best) |",
-        (f"{AFFINITY_TESTS}::test_the_first_of_equal_edges_takes_the_gradient",),
-    ),
-    Fault(
         "cuda-affinity-barrier",
         "a slice of channels is overwritten while other warps still read it",
         AFFINITY_CUDA,
@@ -62,13 +53,5 @@ FAULTS = (
         (f"{AFFINITY_TESTS}::test_affinitynet_channels",),
         ("simt",),
         "_simt",
-    ),
-    Fault(
-        "edge-lost-nan",
-        "a NaN on a path is passed over",
-        EDGE_AFFINITY,
-        "((value != value) & (best == best))",
-        "((value != value) & (best != best))",
-        (f"{AFFINITY_TESTS}::test_not_finite",),
     ),
 )

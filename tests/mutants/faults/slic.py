@@ -43,8 +43,8 @@ FAULTS = (
         "slic-means-cut-off",
         "means are cut off instead of rounded",
         "csrc/slic/slic_rules.h",
-        "slic_floor_div(2 * kSlicFraction * sum + count, 2 * count)",
-        "slic_floor_div(kSlicFraction * sum, count)",
+        "floor_div(2 * kFraction * sum + count, 2 * count)",
+        "floor_div(kFraction * sum, count)",
         SLIC,
     ),
     Fault(

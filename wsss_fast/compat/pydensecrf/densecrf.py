@@ -22,7 +22,7 @@ from wsss_fast.ops.dense_crf import pixels_apart
 
 logger = logging.getLogger("wsss_fast.compat")
 
-_KERNEL_DIMS, _KERNEL_TERMS = 6, 4  # kCrfMaxDims and kCrfMaxTerms of csrc/dense_crf/dense_crf.h
+_KERNEL_DIMS, _KERNEL_TERMS = 6, 4  # kMaxFeatureDims and kMaxTerms of csrc/dense_crf/dense_crf.h
 _NEVER = np.float32(1e30)  # an infinite energy: e^-1e30 is 0 too, and 0 * 1e30 is not NaN
 
 

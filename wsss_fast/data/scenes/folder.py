@@ -58,7 +58,7 @@ def write(
         raise ValueError("scenes: 'train', 'test' and 'crops' must not all be 0")
     settings = settings or SceneSettings()
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise ValueError(f"scenes: 'out' must be a new or empty folder, got {printable(str(out))}. Hint: give another --out")
     world = {"version": VERSION, "sha256": settings.digest(), "seed": seed, **counts, "settings": asdict(settings)}
     world["classes"] = [asdict(look) for look in CLASSES]

@@ -1,4 +1,4 @@
-"""An engine of TensorRT on the GPU that it was built for. Never run on a GPU so far."""
+"""An engine of TensorRT on the GPU that it was built for."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsss_fast.files.folder import OutputFolder, OutputRefusedError
@@ -31,6 +32,7 @@ logger = logging.getLogger("wsss_fast.label")
 FOLDER = "report"
 INDEX = f"{FOLDER}/index.html"
 _PICTURES = re.compile(r"pictures-[0-9a-f]{16}")
+_SHOWN_PICTURES = re.compile(rb'src="(pictures-[0-9a-f]{16})/')  # no text of others can hold such quotes
 
 Progress = Callable[[int, int], None]  # pictures made, of how many
 
@@ -46,12 +48,12 @@ def report(job: Job, folder: OutputFolder, decoders: Decoders, progress: Progres
         if told.waiting:
             logger.info("%d images are not labelled yet, perhaps by other shards: the report waits for them", told.waiting)
             return False
-        _refuse_foreign(folder)
+        earlier = _earlier_page(folder)
         header = manifest.read_header(folder.path)
         pictures = f"pictures-{_digest(header, told)}"
         cards = _write_pictures(job, folder, decoders, told, pictures, progress)
         folder.write(INDEX, page.render(folder.path, header, told, cards))
-        _remove_others(folder, pictures)
+        _remove_others(folder, {name.decode() for name in _SHOWN_PICTURES.findall(earlier)} - {pictures})
         return True
     finally:
         lock.release()
@@ -86,15 +88,27 @@ def _write_pictures(
     return cards
 
 
-def _refuse_foreign(folder: OutputFolder) -> None:
-    if folder.size(INDEX) is not None and not folder.read(INDEX).startswith(page.FIRST_BYTES):
+def in_the_way(out: Path) -> Path | None:
+    """What a first report would replace, or write into."""
+    place = out / FOLDER
+    there = sorted(place.iterdir()) if place.is_dir() else []
+    return next((path for path in there if path.name == "index.html" or _PICTURES.fullmatch(path.name)), None)
+
+
+def _earlier_page(folder: OutputFolder) -> bytes:
+    if folder.size(INDEX) is None:
+        return b""
+    page_there = folder.read(INDEX)
+    if not page_there.startswith(page.FIRST_BYTES):
         raise OutputRefusedError(
             f"report: {folder.path / INDEX} was not written by wsss. Hint: move it away, or give another --out"
         )
+    return page_there
 
 
-def _remove_others(folder: OutputFolder, kept: str) -> None:
-    """Pictures that no page names any more."""
-    for old in sorted((folder.path / FOLDER).iterdir()):
-        if _PICTURES.fullmatch(old.name) and old.name != kept and old.is_dir() and not old.is_symlink():
-            folder.remove_folder(f"{FOLDER}/{old.name}")
+def _remove_others(folder: OutputFolder, pictures: set[str]) -> None:
+    """Pictures that the earlier page showed, and no page names any more."""
+    for name in sorted(pictures):
+        place = folder.path / FOLDER / name
+        if place.is_dir() and not place.is_symlink():
+            folder.remove_folder(f"{FOLDER}/{name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MAX_RADIUS = 32  # wsss::kMaxAffinityRadius in csrc/affinity/half_disc.h
+MAX_RADIUS = 32  # wsss::kMaxPairRadius in csrc/common/half_disc.h
 
 
 def half_disc(radius: int) -> list[tuple[int, int]]:

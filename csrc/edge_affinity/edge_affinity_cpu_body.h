@@ -3,8 +3,8 @@
 // Calls give(plane, row, x, there, best, place) for each pixel of a tile and offset: whether the pair exists, the maximum along
 // its path and, where kPlaces, the number of the maximum in the path.
 template <bool kPlaces, class T, class Sum, class Give>
-void for_each_maximum(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Strided<T>& edge, const Tile& tile,
-                      Sum* copy, Give&& give) {
+void for_each_maximum(const Work<Sum>& work, const std::vector<Path>& paths, const Strided<T>& edge, const Tile& tile, Sum* copy,
+                      Give&& give) {
     using Integer = std::conditional_t<sizeof(Sum) == 4, int32_t, int64_t>;
     const Surroundings& around = work.around;
     copy_surroundings(work.shape, edge, tile, 0, around, copy);
@@ -34,8 +34,8 @@ void for_each_maximum(const EdgeWork<Sum>& work, const std::vector<Path>& paths,
 }
 
 template <class T, class Sum>
-void run_forward(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Strided<T>& edge, T* out) {
-    const AffinityShape& shape = work.shape;
+void run_forward(const Work<Sum>& work, const std::vector<Path>& paths, const Strided<T>& edge, T* out) {
+    const PairShape& shape = work.shape;
     parallel_for(tile_count(shape), work.threads, [&](int64_t task, int worker) {
         const Tile tile = tile_at(shape, task);
         T* const to = out + (tile.image * shape.offsets() * shape.h + tile.y) * shape.w + tile.x;
@@ -49,9 +49,9 @@ void run_forward(const EdgeWork<Sum>& work, const std::vector<Path>& paths, cons
 // Rows [y, y + rows) of one image's gradient into `sums`, a line each. The two lines behind them hold a row of a plane of `grad`
 // and of its places; vectors may run over the end of a row, where no place is.
 template <class T, class Sum>
-void gather_rows(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Strided<T>& grad, int64_t image,
+void gather_rows(const Work<Sum>& work, const std::vector<Path>& paths, const Strided<T>& grad, int64_t image,
                  const Place* places, int64_t y, int64_t rows, Sum* sums) {
-    const AffinityShape& shape = work.shape;
+    const PairShape& shape = work.shape;
     Sum* const line = sums + kTileRows * work.line;
     Sum* const at = line + work.line;
     std::memset(sums, 0, sizeof(Sum) * (kTileRows + 2) * work.line);
@@ -78,9 +78,9 @@ void gather_rows(const EdgeWork<Sum>& work, const std::vector<Path>& paths, cons
 }
 
 template <class T, class Sum>
-void run_backward(const EdgeWork<Sum>& work, const std::vector<Path>& paths, const Strided<T>& grad, const Strided<T>& edge,
+void run_backward(const Work<Sum>& work, const std::vector<Path>& paths, const Strided<T>& grad, const Strided<T>& edge,
                   T* grad_edge) {
-    const AffinityShape& shape = work.shape;
+    const PairShape& shape = work.shape;
     const int64_t bands = ceil_div(shape.h, kTileRows), tiles = tile_count(shape) / shape.n;
     const int64_t planes = shape.offsets() * shape.pixels();
     for (int64_t start = 0; start < shape.n; start += work.images) {

@@ -7,12 +7,11 @@
 // place of each maximum, as a byte; then a thread a pixel visits all pairs whose path holds it and takes the gradients of those
 // that have their maximum there. No atomics, deterministic.
 //
-// Memory: none forward, E H W bytes an image backward. Estimate for an H200, radius 5 at 128 x 128 forward 3 us, backward 10 us;
-// radius 10 forward 8 us, backward 50 us (the byte planes are read along all paths, from the L2 cache). Never run on a GPU.
-#include "affinity/affinity_tile.cuh"
-#include "affinity/edge_affinity.h"
+// Memory: none forward, E H W bytes an image backward.
+#include "common/pair_tile.cuh"
+#include "edge_affinity/edge_affinity.h"
 
-namespace wsss {
+namespace wsss::edge_affinity {
 namespace {
 
 constexpr int kRows = 8, kGatherRows = 4;
@@ -21,13 +20,13 @@ using Place = uint8_t;
 
 struct PathRows {
     PairOffset offset[kPlanes];
-    PathRow row[kPlanes][kMaxAffinityRadius];
+    PathRow row[kPlanes][kMaxPairRadius];
 };
 
 // Rows of the paths of `count` planes from `first` on; all threads of the block take part.
 __device__ void find_path_rows(PathRows& rows, int radius, int first, int count, int threads) {
-    for (int i = threadIdx.x; i < count * kMaxAffinityRadius; i += threads) {
-        const int plane = i / kMaxAffinityRadius, y = i % kMaxAffinityRadius;
+    for (int i = threadIdx.x; i < count * kMaxPairRadius; i += threads) {
+        const int plane = i / kMaxPairRadius, y = i % kMaxPairRadius;
         const PairOffset offset = offset_of(radius, first + plane);
         if (y == 0) rows.offset[plane] = offset;
         if (y <= offset.dy) rows.row[plane][y] = path_row(offset, path_reach(offset), y);
@@ -37,7 +36,7 @@ __device__ void find_path_rows(PathRows& rows, int radius, int first, int count,
 template <class T>
 struct MaximumArguments {
     Strided<T> edge;
-    Tiles tiles;
+    PixelTiles tiles;
     T* out;         // or null:
     Place* places;  // the number of the maximum in its path; [N][E][H][W]
     int64_t offsets;
@@ -90,17 +89,17 @@ __global__ void __launch_bounds__(32 * kRows) edge_maximum_kernel(MaximumArgumen
 }
 
 template <class T>
-struct EdgeGatherArguments {
+struct GatherArguments {
     Strided<T> grad;
     const Place* places;
     T* gradient;  // [N][H][W]
-    Tiles tiles;
+    PixelTiles tiles;
     int64_t offsets;
     int radius;
 };
 
 template <class T>
-__global__ void __launch_bounds__(32 * kGatherRows) edge_gather_kernel(EdgeGatherArguments<T> g) {
+__global__ void __launch_bounds__(32 * kGatherRows) edge_gather_kernel(GatherArguments<T> g) {
     WSSS_SHARED(paths, PathRows);
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int64_t image = g.tiles.image(blockIdx.x), y = g.tiles.y(blockIdx.x) + warp, x = g.tiles.x(blockIdx.x) + lane;
@@ -130,62 +129,68 @@ __global__ void __launch_bounds__(32 * kGatherRows) edge_gather_kernel(EdgeGathe
 }
 
 template <class T>
-void run_maximum(const AffinityShape& shape, const View& edge, T* out, Place* places, const Context& context) {
+void run_maximum(const PairShape& shape, const View& edge, T* out, Place* places, const Context& context) {
     if (shape.offsets() == 0) return;
-    const Tiles tiles(shape, kRows);
+    const PixelTiles tiles(shape, kRows);
     const int reach = shape.radius - 1;
     const size_t shared = carve_bytes<float>(static_cast<size_t>((kRows + reach) * (kTileColumns + 2 * reach)));
-    const MaximumArguments<T> arguments{Strided<T>(edge), tiles, out, places, shape.offsets(), shape.radius};
+    MaximumArguments<T> arguments{};
+    arguments.edge = Strided<T>(edge);
+    arguments.tiles = tiles;
+    arguments.out = out;
+    arguments.places = places;
+    arguments.offsets = shape.offsets();
+    arguments.radius = shape.radius;
     launch("edge_affinity", edge_maximum_kernel<T>,
-           dim3(static_cast<unsigned>(tiles.count(shape.n)), static_cast<unsigned>(ceil_div(shape.offsets(), kPlanes))),
+           dim3(grid_size("edge_affinity", tiles.count(shape.n)), static_cast<unsigned>(ceil_div(shape.offsets(), kPlanes))),
            dim3(32 * kRows), shared, stream_of(context), arguments);
 }
 
 template <class T>
-void run_backward(const AffinityShape& shape, const View& grad, const View& edge, const View& grad_edge, const View& workspace,
+void run_backward(const PairShape& shape, const View& grad, const View& edge, const View& grad_edge, const View& workspace,
                   const Context& context) {
     Carver carver(workspace.data);
     Place* const places = carver.take<Place>(shape.n * shape.offsets() * shape.pixels());
     run_maximum<T>(shape, edge, nullptr, places, context);
-    const Tiles tiles(shape, kGatherRows);
-    const EdgeGatherArguments<T> arguments{Strided<T>(grad), places, grad_edge.as<T>(), tiles, shape.offsets(), shape.radius};
-    launch("edge_affinity", edge_gather_kernel<T>, dim3(static_cast<unsigned>(tiles.count(shape.n))), dim3(32 * kGatherRows), 0,
-           stream_of(context), arguments);
+    const PixelTiles tiles(shape, kGatherRows);
+    GatherArguments<T> arguments{};
+    arguments.grad = Strided<T>(grad);
+    arguments.places = places;
+    arguments.gradient = grad_edge.as<T>();
+    arguments.tiles = tiles;
+    arguments.offsets = shape.offsets();
+    arguments.radius = shape.radius;
+    launch("edge_affinity", edge_gather_kernel<T>, dim3(grid_size("edge_affinity", tiles.count(shape.n))), dim3(32 * kGatherRows),
+           0, stream_of(context), arguments);
 }
 
 template <class T>
-void run_forward(const AffinityShape& shape, const View& edge, const View& out, const Context& context) {
+void run_forward(const PairShape& shape, const View& edge, const View& out, const Context& context) {
     run_maximum<T>(shape, edge, out.as<T>(), nullptr, context);
 }
 
 }  // namespace
 
-int64_t edge_affinity_forward_workspace_cuda(const AffinityShape&, DType, const Context&) {
+int64_t forward_workspace_cuda(const PairShape&, DType, const Context&) {
     return 0;
 }
 
-int64_t edge_affinity_backward_workspace_cuda(const AffinityShape& shape, DType, const Context&) {
+int64_t backward_workspace_cuda(const PairShape& shape, DType, const Context&) {
     Carver measure;
     measure.take<Place>(shape.n * shape.offsets() * shape.pixels());
     return measure.used();
 }
 
-void edge_affinity_forward_cuda(const AffinityShape& shape, const View& edge, const View& out, const View&,
-                                const Context& context) {
+void forward_cuda(const PairShape& shape, const View& edge, const View& out, const View&, const Context& context) {
     const DeviceGuard guard(context.device.index);
-    auto run = edge.dtype == DType::kFloat16    ? run_forward<f16>
-               : edge.dtype == DType::kBFloat16 ? run_forward<bf16>
-                                                : run_forward<float>;
-    run(shape, edge, out, context);
+    with_device_type(edge.dtype, [&](auto type) { run_forward<decltype(type)>(shape, edge, out, context); });
 }
 
-void edge_affinity_backward_cuda(const AffinityShape& shape, const View& grad, const View& edge, const View& grad_edge,
-                                 const View& workspace, const Context& context) {
+void backward_cuda(const PairShape& shape, const View& grad, const View& edge, const View& grad_edge, const View& workspace,
+                   const Context& context) {
     const DeviceGuard guard(context.device.index);
-    auto run = edge.dtype == DType::kFloat16    ? run_backward<f16>
-               : edge.dtype == DType::kBFloat16 ? run_backward<bf16>
-                                                : run_backward<float>;
-    run(shape, grad, edge, grad_edge, workspace, context);
+    with_device_type(edge.dtype,
+                     [&](auto type) { run_backward<decltype(type)>(shape, grad, edge, grad_edge, workspace, context); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::edge_affinity

@@ -4,20 +4,20 @@
 // Backward: first the place of each pair's maximum, as its number in the path, into a byte plane an offset; then every row of the
 // image gathers from those planes. Images in flight: enough to keep all threads busy.
 
-#include "affinity/edge_affinity.h"
+#include "edge_affinity/edge_affinity.h"
 
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
 #include <vector>
 
-#include "affinity/affinity_tile.h"
+#include "common/pair_tile.h"
 #include "common/float_types.h"
 #include "common/simd.h"
 #include "common/threads.h"
 #include "common/workspace.h"
 
-namespace wsss {
+namespace wsss::edge_affinity {
 namespace {
 
 using Place = uint8_t;
@@ -38,8 +38,8 @@ std::vector<Path> make_paths(int radius) {
 }
 
 template <class Sum>
-struct EdgeWork {
-    AffinityShape shape;
+struct Work {
+    PairShape shape;
     Surroundings around;
     int threads;
     int64_t images;  // in flight
@@ -51,8 +51,12 @@ struct EdgeWork {
 
 // Cuts the workspace; over a null Carver it only measures.
 template <class Sum>
-EdgeWork<Sum> plan(const AffinityShape& shape, bool backward, const Context& context, Carver* carver) {
-    EdgeWork<Sum> work{shape, Surroundings(shape.radius, false), context.threads, 1, 0, nullptr, 0, nullptr};
+Work<Sum> plan(const PairShape& shape, bool backward, const Context& context, Carver* carver) {
+    Work<Sum> work{};
+    work.shape = shape;
+    work.around = Surroundings(shape.radius, false);
+    work.threads = context.threads;
+    work.images = 1;
     work.copy_size = work.around.size();
     if (backward) {
         work.images = std::min<int64_t>(shape.n, ceil_div(context.threads, ceil_div(shape.h, kTileRows)));
@@ -64,48 +68,47 @@ EdgeWork<Sum> plan(const AffinityShape& shape, bool backward, const Context& con
     return work;
 }
 
-#define WSSS_SIMD_BODY "affinity/edge_affinity_cpu_body.h"
+#define WSSS_SIMD_BODY "edge_affinity/edge_affinity_cpu_body.h"
 #include "common/simd_foreach.h"
 
 template <class T>
-void forward(const AffinityShape& shape, const View& edge, const View& out, const View& workspace, const Context& context) {
+void forward_typed(const PairShape& shape, const View& edge, const View& out, const View& workspace, const Context& context) {
     using Sum = SumOf<T>;
     Carver carver(workspace.data);
-    const EdgeWork<Sum> work = plan<Sum>(shape, false, context, &carver);
+    const Work<Sum> work = plan<Sum>(shape, false, context, &carver);
     WSSS_SIMD_CALL(run_forward<T, Sum>)(work, make_paths(shape.radius), Strided<T>(edge), out.as<T>());
 }
 
 template <class T>
-void backward(const AffinityShape& shape, const View& grad, const View& edge, const View& grad_edge, const View& workspace,
-              const Context& context) {
+void backward_typed(const PairShape& shape, const View& grad, const View& edge, const View& grad_edge, const View& workspace,
+                    const Context& context) {
     using Sum = SumOf<T>;
     Carver carver(workspace.data);
-    const EdgeWork<Sum> work = plan<Sum>(shape, true, context, &carver);
+    const Work<Sum> work = plan<Sum>(shape, true, context, &carver);
     WSSS_SIMD_CALL(run_backward<T, Sum>)(work, make_paths(shape.radius), Strided<T>(grad), Strided<T>(edge), grad_edge.as<T>());
 }
 
-int64_t workspace_bytes(const AffinityShape& shape, DType dtype, bool backward, const Context& context) {
+int64_t workspace_bytes(const PairShape& shape, DType dtype, bool backward, const Context& context) {
     return planned_bytes(dtype, [&](auto sum, Carver* carver) { plan<decltype(sum)>(shape, backward, context, carver); });
 }
 
 }  // namespace
 
-int64_t edge_affinity_forward_workspace_cpu(const AffinityShape& shape, DType dtype, const Context& context) {
+int64_t forward_workspace_cpu(const PairShape& shape, DType dtype, const Context& context) {
     return workspace_bytes(shape, dtype, false, context);
 }
 
-int64_t edge_affinity_backward_workspace_cpu(const AffinityShape& shape, DType dtype, const Context& context) {
+int64_t backward_workspace_cpu(const PairShape& shape, DType dtype, const Context& context) {
     return workspace_bytes(shape, dtype, true, context);
 }
 
-void edge_affinity_forward_cpu(const AffinityShape& shape, const View& edge, const View& out, const View& workspace,
-                               const Context& context) {
-    with_type(edge.dtype, [&](auto type) { forward<decltype(type)>(shape, edge, out, workspace, context); });
+void forward_cpu(const PairShape& shape, const View& edge, const View& out, const View& workspace, const Context& context) {
+    with_type(edge.dtype, [&](auto type) { forward_typed<decltype(type)>(shape, edge, out, workspace, context); });
 }
 
-void edge_affinity_backward_cpu(const AffinityShape& shape, const View& grad, const View& edge, const View& grad_edge,
-                                const View& workspace, const Context& context) {
-    with_type(edge.dtype, [&](auto type) { backward<decltype(type)>(shape, grad, edge, grad_edge, workspace, context); });
+void backward_cpu(const PairShape& shape, const View& grad, const View& edge, const View& grad_edge, const View& workspace,
+                  const Context& context) {
+    with_type(edge.dtype, [&](auto type) { backward_typed<decltype(type)>(shape, grad, edge, grad_edge, workspace, context); });
 }
 
-}  // namespace wsss
+}  // namespace wsss::edge_affinity

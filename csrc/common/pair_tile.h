@@ -1,11 +1,12 @@
-// What the CPU kernels of this folder share: the cut of an image into tiles, and the padded copy of a tile's surroundings.
+// What the CPU kernels of affinity and edge_affinity share: the cut of an image into tiles, and the padded copy of a tile's
+// surroundings.
 #pragma once
 
 #include <algorithm>
 #include <cstring>
 
-#include "affinity/affinity.h"
 #include "common/half.h"
+#include "common/pair_planes.h"
 #include "common/strided.h"
 #include "common/workspace.h"
 
@@ -19,11 +20,11 @@ struct Tile {
     int64_t image, y, x, rows, columns;
 };
 
-inline int64_t tile_count(const AffinityShape& shape) {
+inline int64_t tile_count(const PairShape& shape) {
     return shape.n * ceil_div(shape.h, kTileRows) * ceil_div(shape.w, kTileColumns);
 }
 
-inline Tile tile_at(const AffinityShape& shape, int64_t task) {
+inline Tile tile_at(const PairShape& shape, int64_t task) {
     const int64_t across = ceil_div(shape.w, kTileColumns), down = ceil_div(shape.h, kTileRows);
     const int64_t y = task / across % down * kTileRows, x = task % across * kTileColumns;
     return {task / across / down, y, x, std::min(kTileRows, shape.h - y), std::min(kTileColumns, shape.w - x)};
@@ -32,6 +33,7 @@ inline Tile tile_at(const AffinityShape& shape, int64_t task) {
 // The rows and columns around a tile that its pairs reach.
 struct Surroundings {
     int64_t above, beside, rows, pitch;
+    Surroundings() = default;
     Surroundings(int radius, bool both_ways) {
         beside = radius - 1;
         above = both_ways ? radius - 1 : 0;
@@ -44,7 +46,7 @@ struct Surroundings {
 
 // One channel of a tile and its surroundings, 0 outside the image.
 template <class T, class Sum>
-void copy_surroundings(const AffinityShape& shape, const Strided<T>& source, const Tile& tile, int64_t channel,
+void copy_surroundings(const PairShape& shape, const Strided<T>& source, const Tile& tile, int64_t channel,
                        const Surroundings& around, Sum* to) {
     const int64_t first = std::max<int64_t>(tile.x - around.beside, 0);
     const int64_t end = std::min(tile.x + kTileColumns + around.beside, shape.w);
@@ -66,7 +68,7 @@ void copy_surroundings(const AffinityShape& shape, const Strided<T>& source, con
 }
 
 // Whether p + offset lies inside the image.
-inline bool is_pair(const AffinityShape& shape, int64_t y, int64_t x, PairOffset offset) {
+inline bool is_pair(const PairShape& shape, int64_t y, int64_t x, PairOffset offset) {
     return y + offset.dy < shape.h && x + offset.dx >= 0 && x + offset.dx < shape.w;
 }
 
