@@ -25,7 +25,7 @@ help:
 	@echo "make lint        ruff and clang-format, without changing anything; make format applies them"
 	@echo "make fresh       the demo and some tests with the newest version of everything; make lock keeps those versions"
 	@echo "make oldest      the same with the oldest versions that pyproject.toml allows, on Python 3.10"
-	@echo "make wheel       sdist, and a wheel for all usual CUDA architectures, in dist/"
+	@echo "make wheel       sdist and a wheel for each Python in dist/, checked and tried; CUDA=1: wheels with CUDA kernels"
 	@echo "make wheelhouse  pure-Python wheels that benchmarks/on_gpu.sh takes to a machine without network"
 
 # ---- What is installed: a stamp in .venv for each set of packages --------------------------------------------------------------
@@ -127,8 +127,16 @@ lock: fresh
 
 # ---- Releases -------------------------------------------------------------------------------------------------------------------
 
-wheel: $(VENV)/kernels
-	WSSS_BUILD_DIR= WSSS_CUDA_ARCHS="80;86;89;90;100;120" $(BIN)/python -m build
+# What wheels with CUDA kernels are built for; PYTHONS="3.11 3.12" makes fewer wheels.
+WHEEL_ARCHS ?= 80;86;89;90;100;120
+
+$(VENV)/release-packages: $(LISTS) | $(BIN)/python
+	$(INSTALL) --extras release --bare
+	@touch $@
+
+wheel: $(VENV)/release-packages
+	$(BIN)/python tools/wheels.py build $(if $(PYTHONS),--pythons $(PYTHONS)) $(if $(CUDA),--cuda "$(WHEEL_ARCHS)") \
+	  $(if $(TORCH),--torch "$(TORCH)")
 
 wheelhouse: $(VENV)/test-packages
 	$(BIN)/pip download --no-deps --only-binary=:all: -d wheelhouse jsonargparse

@@ -1,11 +1,12 @@
 """Builds the extension module with CMake. Everything else about the package stands in pyproject.toml.
 
 Environment: WSSS_CUDA=AUTO|ON|OFF, WSSS_CUDA_ARCHS="80-real;90", WSSS_BUILD_JOBS, WSSS_BUILD_DIR (a folder to keep, so that a
-second build only compiles what changed), and CMAKE_ARGS for anything more.
+second build only compiles what changed), WSSS_VERSION_LABEL=cu13 (version 0.1.0+cu13), and CMAKE_ARGS for anything more.
 """
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,16 +25,19 @@ class CMakeBuild(build_ext):
         options = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": output.parent,
+            "CMAKE_MAKE_PROGRAM": shutil.which("ninja"),
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
-            "WSSS_VERSION": self.distribution.get_version(),
+            "WSSS_VERSION": self.distribution.get_version().partition("+")[0],
             "WSSS_CUDA": os.environ.get("WSSS_CUDA", "AUTO"),
         }
         if archs := os.environ.get("WSSS_CUDA_ARCHS"):
             options["WSSS_CUDA_ARCHS"] = archs
         jobs = os.environ.get("WSSS_BUILD_JOBS", str(os.cpu_count() or 1))
+        # A folder that is kept remembers ninja and Python of the build before, which may be gone or another version.
+        forget = ["-U", "*Python*", "-U", "*PYTHON*"]
         subprocess.run(
-            ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
+            ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *forget]
             + [f"-D{key}={value}" for key, value in options.items()]
             + shlex.split(os.environ.get("CMAKE_ARGS", "")),
             check=True,
@@ -41,4 +45,9 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build), "--target", "_kernels", "--parallel", jobs], check=True)
 
 
-setup(ext_modules=[Extension("wsss_fast._kernels", sources=[])], cmdclass={"build_ext": CMakeBuild})
+label = os.environ.get("WSSS_VERSION_LABEL")
+setup(
+    ext_modules=[Extension("wsss_fast._kernels", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    options={"egg_info": {"tag_build": f"+{label}"}} if label else {},
+)

@@ -74,6 +74,7 @@ TABLE = {
     "docs/nets.md": {"wsss convert resnet38_SEAM.pth": CHECK},  # tests/test_convert.py converts
     "docs/pair_labels.md": {"wsss train affinitynet": CHECK},  # tests/test_affinitynet_training.py trains
     "docs/report.md": {"wsss label PHOTOS": RUN},
+    "docs/releasing.md": {"make wheel": CHECK},  # tests/test_wheels.py runs it in make soak
     "docs/run.md": {"wsss run --list": RUN, "title: Masks of my own images": save("mine.yaml")},
     "docs/scenes.md": {"wsss demo scenes": RUN},
     "docs/simt.md": {"pytest tests/test_simt.py": CHECK, "cmake -S tests/simt": CHECK},

@@ -18,7 +18,7 @@ from pathlib import Path
 from install import ROOT, requirements
 
 # Everything that the make targets install; not `gpu`, whose versions follow the driver.
-EXTRAS = ["demo", "train", "export", "ray", "dev"]
+EXTRAS = ["demo", "train", "export", "ray", "dev", "release"]
 GUESTS = ["rtx", "peers"]
 TOOLS = ["pip", "setuptools", "wheel", "cython"]
 FOLLOWS_TORCH = re.compile(r"nvidia-|cuda-|triton==")
