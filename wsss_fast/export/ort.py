@@ -19,7 +19,11 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 class OrtEngine(BaseEngine):
     def __init__(self, path: Path, device: torch.device, threads: int | None = None) -> None:
         meta = foreign.checked_meta(path)
-        super().__init__(meta, "ort", device, file_sha256=file_sha256(path), onnxruntime=require("onnxruntime").__version__)
+        identity = {"file_sha256": file_sha256(path), "onnxruntime": require("onnxruntime").__version__}
+        if device.type == "cpu":
+            threads = threads or torch.get_num_threads()
+            identity["threads"] = threads
+        super().__init__(meta, "ort", device, **identity)
         self._session = session(path, device, threads)
 
     def _run(self, image: Tensor) -> tuple[Tensor, ...]:
