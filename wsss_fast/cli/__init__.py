@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
-from wsss_fast.cli import _terminal, exit_codes
+from wsss_fast.cli import _streams, _terminal, exit_codes
 from wsss_fast.files.folder import OutputStoppedError
 
 # command → one line of help. Its module is wsss_fast.cli.COMMAND with `run(argv, prog) -> int`.
@@ -38,30 +38,43 @@ class Terminated(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     arguments, debug = _take_debug(arguments)
-    with _terminal.guarded():
-        return _main(arguments, debug)
+    with _streams.guarded() as (out, _), _terminal.guarded():
+        try:
+            status = _status(arguments, debug)
+        except SystemExit:  # of a parser, after --help
+            if _delivered(exit_codes.DONE, out) == exit_codes.DONE:
+                raise
+            return exit_codes.ERROR
+        return _delivered(status, out)
 
 
-def _main(arguments: list[str], debug: bool) -> int:
+def _status(arguments: list[str], debug: bool) -> int:
     try:
         with _sigterm_unwinds():
-            status = _dispatch(arguments)
-            sys.stdout.flush()
-            return status
+            return _dispatch(arguments)
     except KeyboardInterrupt:
         return _say("interrupted", exit_codes.INTERRUPTED)
     except Terminated:
         return _say("terminated", exit_codes.TERMINATED)
-    except BrokenPipeError:
-        # Whoever read our output left. Python would complain again when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exit_codes.ERROR
     except OutputStoppedError as error:
         return _say(f"stopped: {error}", exit_codes.STOPPED)
     except Exception as error:
         if debug:
             sys.stderr.write(traceback.format_exc())
         return _say(_describe(error), exit_codes.ERROR)
+
+
+def _delivered(status: int, out: _streams.Outlet) -> int:
+    """A command is not done if what it prints reaches nobody, though files that it wrote are whole."""
+    out.flush()
+    if out.failure is None:
+        return status
+    if not isinstance(out.failure, BrokenPipeError):  # whoever read our output left, and wants to hear no more
+        reason = out.failure.strerror or str(out.failure)
+        hint = "files that the command was to write are there, only what it prints is lost"
+        done = f". Hint: {hint}" if status == exit_codes.DONE else ""
+        _say(f"error: cannot write to standard output: {reason}{done}", status)
+    return status or exit_codes.ERROR
 
 
 def main_label(argv: Sequence[str] | None = None) -> int:
@@ -136,8 +149,7 @@ def _describe(error: Exception) -> str:
 
 
 def _say(message: str, status: int) -> int:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"wsss: {message}\n")
+    sys.stderr.write(f"wsss: {message}\n")
     return status
 
 

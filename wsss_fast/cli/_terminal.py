@@ -30,7 +30,7 @@ class _Harmless:
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (None if stream is None else _Harmless(stream) for stream in before)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = map(_Harmless, before)  # type: ignore[assignment]
     try:
         yield
     finally:
