@@ -58,13 +58,16 @@ peers: $(VENV)/test-packages
 SOURCES := setup.py CMakeLists.txt wsss_fast/_version.py \
   $(shell find csrc -path csrc/simt -prune -o -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print)
 
+# The pinned cmake and ninja are in .venv: without build isolation, pip puts no folder of its own on PATH.
+BUILD = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+
 # The demo runs on the CPU, and compiling the CUDA kernels takes longer than all the rest of it.
 $(VENV)/cpu-kernels: $(VENV)/demo-packages $(SOURCES)
-	WSSS_CUDA=OFF $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	WSSS_CUDA=OFF $(BUILD)
 	@touch $@
 
 $(VENV)/kernels: $(VENV)/test-packages $(SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	$(BUILD)
 	@touch $@ $(VENV)/cpu-kernels
 
 simt: $(VENV)/kernels

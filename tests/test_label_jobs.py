@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import os
@@ -13,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from kills import Jobs
 from label_standins import BrightEngine, five_pictures, label, picture, tree
 from PIL import Image
 
@@ -218,7 +218,7 @@ def fail_at_some(folder, tmp_path, monkeypatch, code, numbers):
 
 # Live processes
 
-JOB = """
+STAND_INS = """
 import sys, time
 sys.path[:0] = [{tests!r}]
 from label_standins import BrightEngine
@@ -230,33 +230,21 @@ class Slow(BrightEngine):
         time.sleep({pause})
         return super().predict(pixels)
 pipeline.load_model = lambda model, settings: Slow()
-print("ready", flush=True)
 """
 RUN = """
+print("ready", flush=True)
 sys.exit(main(["label", {images!r}, "--out", {out!r}, "--batch", "3", "--quiet"]))
 """
-# Importing takes longer than the job: one process imports, and forks a job, in a group of its own, for each line it reads.
-FORKED = """
-import os, signal
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        os.setsid()
-        try:
-            main(["label", {images!r}, "--out", line[:-1], "--batch", "3", "--quiet"])
-        finally:
-            os._exit(0)
-    print(child, flush=True)
-    os.waitpid(child, 0)
-    print("ended", flush=True)
-"""
 
 
-def start(images, out="", pause=0.01, program=RUN):
-    text = (JOB + program).format(tests=os.path.dirname(__file__), images=str(images), out=str(out), pause=pause)  # noqa: PTH120
+def stand_ins(pause):
+    return STAND_INS.format(tests=os.path.dirname(__file__), pause=pause)  # noqa: PTH120
+
+
+def start(images, out, pause=0.01):
+    text = stand_ins(pause) + RUN.format(images=str(images), out=str(out))
     process = subprocess.Popen(
         [sys.executable, "-c", text],
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -310,35 +298,22 @@ def kills(tmp_path, count):
     images = twenty(tmp_path)
     label(images, tmp_path / "whole", batch=3)
     whole, found, random = tree(tmp_path / "whole"), [], np.random.default_rng(2)
-    process = start(images, program=FORKED)
 
-    def begin(out):
-        process.stdin.write(f"{out}\n")
-        process.stdin.flush()
-        return int(process.stdout.readline())
+    def command(out):
+        return ["label", images, "--out", out, "--batch", "3", "--quiet"]
 
-    def ended():
-        assert process.stdout.readline() == "ended\n"
-
-    started = time.monotonic()
-    begin(tmp_path / "timed")
-    ended()
-    longest = time.monotonic() - started
-    assert tree(tmp_path / "timed") == whole
-    try:
+    with Jobs(stand_ins(pause=0.01)) as jobs:
+        longest = jobs.run(command(tmp_path / "timed"))
+        assert tree(tmp_path / "timed") == whole
         for n in range(count):
             out = tmp_path / f"killed{n}"
-            child, masks, deadline = begin(out), int(random.integers(20)), time.monotonic() + 60
+            group, masks, deadline = jobs.begin(command(out)), int(random.integers(20)), time.monotonic() + 60
             while len(list(out.glob("*.png"))) < masks and time.monotonic() < deadline:
                 time.sleep(0.002)
             time.sleep(random.uniform(0, longest / 20))
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)
-            ended()
+            jobs.kill(group)
             out.mkdir(exist_ok=True)
             found.append(resumed(images, out, whole))
-    finally:
-        finish(process)
     return found
 
 

@@ -7,6 +7,8 @@ import sys
 import threading
 
 import pytest
+import torch
+from helpers import threads
 from label_on_ray import NEVER, DeathError, FakeRay, MortalWorker
 from label_standins import BrightEngine, five_pictures, label, picture, tree
 from test_label_jobs import twenty
@@ -179,7 +181,25 @@ def test_workers_that_do_not_see_the_images_are_refused(tmp_path):
     here = Location(str(images / "img8.png"))
     for location, stamp in ((here, FileStamp(1, 1)), (Location(str(images / "other.png")), FileStamp(1, 1))):
         with pytest.raises(SettingsError, match=r"must see the images that the job sees, .*img8|other.*Hint: the folder"):
-            ray_worker.Worker().prepare("efficientnet-lite0", LabelSettings(), 1, [(location, stamp)])
+            ray_worker.Worker().prepare("efficientnet-lite0", LabelSettings(), [(location, stamp)])
+
+
+def test_a_worker_has_the_threads_of_the_job():
+    with threads(1):
+        ray_worker.Worker().prepare("efficientnet-lite0", LabelSettings(threads=3, workers=0), [])
+        assert torch.get_num_threads() == 3
+
+
+def test_workers_on_other_processors_label_with_a_warning(cluster, tmp_path, caplog):
+    class Elsewhere(MortalWorker):
+        def prepare(self, *arguments):
+            description = super().prepare(*arguments)
+            description.tool["made_with"]["processor"] = f"kind {self.host}"
+            return description
+
+    summary, _ = cluster(five_pictures(tmp_path), tmp_path / "out", Elsewhere)
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert summary.labelled == 5 and "(kind b) is not of the kind of" in warning and "(kind a)" in warning
 
 
 def say(server, text):

@@ -189,6 +189,22 @@ def test_kept_models_are_the_last_ones_and_load(tmp_path):
     assert model.name == "cam" and not model.training
 
 
+def test_a_kept_model_that_could_not_be_written_is_there_after_going_on(tmp_path, monkeypatch):
+    """A kill between a checkpoint and its model must not leave the model out for good."""
+    write = checkpoint.save_model
+
+    def fails(folder, name, *given):
+        if name.endswith("step-00000003.safetensors"):
+            raise KeyboardInterrupt
+        write(folder, name, *given)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save_model", fails)
+        fit(tmp_path, checkpoint_every="1 step", keep=9)
+    fit(tmp_path, checkpoint_every="1 step", keep=9)
+    assert [int(path.stem[-1]) for path in sorted((tmp_path / "models").iterdir())] == [1, 2, 3, 4, 5, 6]
+
+
 def test_pictures_are_drawn_change_nothing_and_keep_their_place(uninterrupted, tmp_path):
     pixels = np.zeros((48, 64, 3), np.uint8)
     examples = [Example(pixels, (0, 2)), Example(pixels, ())]

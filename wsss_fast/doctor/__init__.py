@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from wsss_fast.doctor import installed, machine
+from wsss_fast.doctor import installed, machine, tested
 from wsss_fast.doctor.finding import CHILD_SECONDS, FAILED, MISSING, OK, WARN, Finding, Probe
 
 __all__ = ["FAILED", "MISSING", "OK", "PROBES", "WARN", "Finding", "Probe", "examine"]
@@ -66,6 +66,7 @@ PROBES: tuple[tuple[str, Probe, float], ...] = (
     ("compiler", machine.compiler, _PROBE_SECONDS),
     ("nvcc", machine.nvcc, _PROBE_SECONDS),
     ("packages", installed.core, _PROBE_SECONDS),
+    ("versions", tested.versions, _PROBE_SECONDS),
     ("decoders", installed.pillow, _PROBE_SECONDS),
     *((f"extra {extra}", installed.extra(extra), _PROBE_SECONDS) for extra in installed.EXTRAS),
     ("weights", installed.weights, _PROBE_SECONDS),

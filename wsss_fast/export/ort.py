@@ -26,7 +26,11 @@ class OrtEngine(BaseEngine):
         meta, self._sizes = foreign.checked_sizes(path)
         self._checked: set[tuple[int, ...]] = set()
         self._path = path
-        super().__init__(meta, "ort", device, file_sha256=file_sha256(path), onnxruntime=require("onnxruntime").__version__)
+        identity = {"file_sha256": file_sha256(path), "onnxruntime": require("onnxruntime").__version__}
+        if device.type == "cpu":
+            threads = threads or torch.get_num_threads()
+            identity["threads"] = threads
+        super().__init__(meta, "ort", device, **identity)
         self._session = session(path, device, threads)
 
     def _run(self, image: Tensor) -> tuple[Tensor, ...]:

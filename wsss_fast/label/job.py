@@ -198,20 +198,20 @@ class Job:
         picture = outcome()
         with _enough_memory():
             prediction = self.model.predict(picture.pixels)
-            self._check_numbers(prediction, image)
+            self._check_numbers(prediction, image, picture)
             if self.walk is not None and (labels is None or labels):
                 with torch.inference_mode():
                     guide = self.walk.guide(pixels_of(prediction, picture))
                     prediction = dataclasses.replace(prediction, guide=guide)
             return picture, dataclasses.replace(prediction, mark=self.device.mark())
 
-    def _check_numbers(self, prediction: Prediction, image: PlannedImage) -> None:
+    def _check_numbers(self, prediction: Prediction, image: PlannedImage, picture: Picture) -> None:
         """Comparisons with NaN are false: every pixel would be background."""
         scores = () if prediction.scores is None else (prediction.scores,)
         if all(bool(values.isfinite().all()) for values in (*prediction.maps, *scores)):
             self.computes.set()
         elif self.computes.is_set():
-            raise ImageError("the network gives values that are no numbers for it")
+            raise ImageError("the network gives values that are no numbers for it", stamp=picture.stamp)
         else:
             which = printable(f"{image.name}, the first image that it sees: {json.dumps(self.model.identity)}")
             hint = "its weights are broken, or half precision is too narrow for it"

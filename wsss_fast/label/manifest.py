@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import platform
 import re
@@ -32,10 +33,14 @@ from wsss_fast.files.names import printable, short
 from wsss_fast.files.regular import open_regular
 from wsss_fast.label.done import DoneTable
 
+logger = logging.getLogger("wsss_fast.label")
+
 NAME = "manifest.jsonl"
 SCHEMA = 2
-# What must be equal for a job to be resumed. The rest of the header (library versions, ...) is for the reader.
+# What must be equal for a job to be resumed.
 COMPARED = ("schema", "settings", "model", "classes")
+# What may differ, with a warning: a repaired machine or a new release must be able to finish a job.
+MADE_BY = ("tool", "made_with")
 _SHARD = re.compile(r"manifest-([0-9]+)-of-([0-9]+)\.jsonl")
 _NEEDED = {"image": ("image", "status"), "file": ("output",)}
 _FIELDS: dict[str, type] = {
@@ -73,7 +78,8 @@ def tool() -> dict[str, Any]:
         "pillow": PIL.__version__,
         "numpy": np.__version__,
     }
-    return {"tool": f"wsss_fast {__version__}", "made_with": {**versions, "threads": torch.get_num_threads()}}
+    processor = torch.backends.cpu.get_cpu_capability()
+    return {"tool": f"wsss_fast {__version__}", "made_with": {**versions, "processor": processor}}
 
 
 class Manifest:
@@ -88,6 +94,7 @@ class Manifest:
         self.files: dict[str, dict[str, Any]] = {}
         self.folders: set[str] = set()
         self._plan: dict[str, Any] | None = None
+        self._made_by_others: list[str] = []
 
     def open(self, header: dict[str, Any], plan: dict[str, Any], restart: bool, before_first: Callable[[], None]) -> None:
         """``before_first`` is called before the first header of a folder is written, unless somebody asks for a restart."""
@@ -101,6 +108,12 @@ class Manifest:
         self._handle = self._folder.open_append(self._name)
         if self._plan != plan:
             self.append([{"kind": "plan", **plan}])
+        if self._made_by_others:
+            logger.warning(
+                "a part of this job is made by other versions or another processor, so a few pixels may differ from those "
+                "of one machine: %s",
+                "; ".join(self._made_by_others),
+            )
 
     def _check_neighbours(self, header: dict[str, Any], plan: dict[str, Any]) -> None:
         for path in manifests(self._folder.path):
@@ -115,12 +128,26 @@ class Manifest:
                 )
             first = list(itertools.islice(_records(path), 2))
             if first:
-                _compare(first[0][0], header, path)
+                self._compare(first[0][0], header, path)
             if len(first) == 2 and {**first[1][0], "kind": 0} != {**plan, "kind": 0}:
                 raise ManifestError(
                     f"label: {printable(path.name)} was planned from other images or batches. Hint: all shards need the same "
                     "images; --restart, for every shard, labels everything again"
                 )
+
+    def _compare(self, found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+        if found.get("kind") != "header":
+            raise ManifestError(f"label: {printable(str(path))} does not begin with a header. {_RESTART}")
+        changes = [change for key in COMPARED for change in differences(found.get(key), wanted[key], key)]
+        if changes:
+            raise ManifestError(
+                f"label: {printable(str(path.parent))} holds masks made differently:\n  "
+                + "\n  ".join(map(short, changes[:_SHOWN]))
+                + (f"\n  and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else "")
+                + "\nHint: use the earlier settings, or another --out, or --restart to label everything again"
+            )
+        if not self._made_by_others:  # of many shards the first that differs stands for all
+            self._made_by_others = [change for key in MADE_BY for change in differences(found.get(key), wanted[key], key)]
 
     def _start(self, header: dict[str, Any]) -> None:
         self._folder.write(self._name, _line({"kind": "header", **header}))
@@ -136,7 +163,7 @@ class Manifest:
             whole = end
             if number == 1:
                 found = record
-                _compare(record, header, path)
+                self._compare(record, header, path)
             elif record.get("kind") == "plan":
                 self._plan = {key: value for key, value in record.items() if key != "kind"}
             elif record.get("kind") == "file":
@@ -255,19 +282,6 @@ def _is_sound(record: dict[str, Any]) -> bool:
         and all(type(record[name]) is kind for name, kind in _FIELDS.items() if name in record)
         and all(isinstance(file, dict) and _is_sound({"kind": "file", **file}) for file in files)
     )
-
-
-def _compare(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
-    if found.get("kind") != "header":
-        raise ManifestError(f"label: {printable(str(path))} does not begin with a header. {_RESTART}")
-    changes = [change for key in COMPARED for change in differences(found.get(key), wanted[key], key)]
-    if changes:
-        raise ManifestError(
-            f"label: {printable(str(path.parent))} holds masks made differently:\n  "
-            + "\n  ".join(map(short, changes[:_SHOWN]))
-            + (f"\n  and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else "")
-            + "\nHint: use the earlier settings, or another --out, or --restart to label everything again"
-        )
 
 
 def _line(record: dict[str, Any]) -> bytes:

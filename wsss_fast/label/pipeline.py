@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsss_fast import _openmp
 from wsss_fast._settings import SettingsError
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.names import printable
@@ -111,6 +112,7 @@ def label(
     if folder_path is not None:
         claims.check_names(plan, chosen)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_openmp.threads(chosen.threads))
         cluster = None if chosen.ray is None else stack.enter_context(contextlib.closing(_cluster(model, chosen, plan)))
         loaded = load_model(model, chosen) if cluster is None else cluster.model
         chosen = resolved(loaded, chosen)

@@ -89,9 +89,6 @@ class Cluster:
         self.model: Description | None = None
         self.hands: list[Hand] = []
         try:
-            import torch
-
-            self._threads = torch.get_num_threads()
             self._model, self._settings = _from_anywhere(os.fspath(model), settings)
             self._plan = plan
             self._actor = self._ray.remote(Worker)
@@ -133,12 +130,12 @@ class Cluster:
 
         place = hand.place
         hand.actor = self._actor.options(
-            num_cpus=0 if place.gpu else min(self._threads, place.cpus),
+            num_cpus=0 if place.gpu else min(self._settings.threads, place.cpus),
             num_gpus=1 if place.gpu else 0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
         ).remote()
         settings = dataclasses.replace(self._settings, device="cuda" if place.gpu else "cpu")
-        hand.preparing = _future(hand.actor.prepare.remote(self._model, settings, self._threads, _samples(self._plan)))
+        hand.preparing = _future(hand.actor.prepare.remote(self._model, settings, _samples(self._plan)))
         hand.since = time.monotonic()
 
     def _look(self, hand: Hand, ready: bool) -> None:
@@ -168,6 +165,11 @@ class Cluster:
                 + "\n  ".join(changes)
                 + "\nHint: "
                 "equal masks need equal files and versions on every machine"
+            )
+        elif found.processor != self.model.processor:
+            logger.warning(
+                "the processor of %s (%s) is not of the kind of %s (%s), so a few pixels may depend on who labels an image",
+                *(found.host, found.processor, self.model.host, self.model.processor),
             )
         hand.preparing = None
         logger.info("worker on %s ready (process %d)", found.host, found.pid)

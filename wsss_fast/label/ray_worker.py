@@ -43,7 +43,7 @@ class Description:
     defaults: Defaults
     named: bool
     walk: WalkDescription | None
-    tool: dict[str, Any]  # versions and threads
+    tool: dict[str, Any]  # `manifest.tool` there
     host: str
     pid: int
     warnings: tuple[str, ...]
@@ -52,12 +52,17 @@ class Description:
     def compared(self) -> dict[str, Any]:
         """What must be equal on all workers, so that it does not matter which of them labels an image."""
         walk = None if self.walk is None else self.walk.identity
-        return {"model": self.identity, "classes": list(self.class_names), "walk": walk, **self.tool}
+        versions = {name: value for name, value in self.tool["made_with"].items() if name != "processor"}
+        return {"model": self.identity, "classes": list(self.class_names), "walk": walk, "made_with": versions}
+
+    @property
+    def processor(self) -> str:
+        """May differ in a cluster of several generations, with a warning."""
+        return self.tool["made_with"]["processor"]
 
 
 class Worker:
-    def prepare(self, model: str, settings: LabelSettings, threads: int, samples: Sequence[Sample]) -> Description:
-        """`threads` are those of the job's own process, since a network on the CPU may depend on them in the last bits."""
+    def prepare(self, model: str, settings: LabelSettings, samples: Sequence[Sample]) -> Description:
         from wsss_fast import _openmp
 
         _openmp.wait_without_spinning()
@@ -67,7 +72,7 @@ class Worker:
         from wsss_fast.label.walk import load_walk
 
         _check_sight(samples)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(settings.threads)
         with _Heard() as heard:
             loaded = load_model(model, settings)
             settings = resolved(loaded, settings)

@@ -78,6 +78,7 @@ class LabelSettings:
     report: bool = _neutral(False, "also write OUT/report/index.html: counts, classes, failures, images with CAM and mask")
     report_images: int = _neutral(60, "most images that the report shows; each is predicted once more")
     # how the work is done
+    threads: int = setting(4, "of the network on a CPU, whose sums depend on their number; the same on every machine of a job")
     split: str | None = _neutral(None, "images of a VOC folder: a list in ImageSets, as trainaug")
     root: str | None = _neutral(None, "folder of the images that a list or a COCO file names (default: the file's own)")
     shard: str | None = _neutral(None, "i/n: every n-th batch from batch i on (i from 0); shards share one --out")
@@ -174,6 +175,7 @@ _WHOLE = {
     "max_pixels": (1, 178_000_000),  # beyond that Pillow refuses
     "max_bytes": (1, 1 << 40),
     "max_failures": (0, 1 << 40),
+    "threads": (1, 1024),
     "workers": (0, 64),
 }
 _NUMBERS = {

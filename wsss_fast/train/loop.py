@@ -214,13 +214,14 @@ class _Fit:
         self._check_weights()
         if not self.log:
             return
-        self.log.sync()
-        told = {"step": self.step, "steps": self.steps, "identity": self.identity}
-        checkpoint.save(self.folder, self.training, self.optimiser, self.scaler, told)
         if self.settings.keep:
             self._save_model(f"{MODELS}/step-{self.step:08d}.safetensors")
             for path in sorted((self.folder.path / MODELS).glob("step-*.safetensors"))[: -self.settings.keep]:
                 self.folder.remove(f"{MODELS}/{path.name}")
+        # Last, since who goes on from it does nothing of its step again.
+        self.log.sync()
+        told = {"step": self.step, "steps": self.steps, "identity": self.identity}
+        checkpoint.save(self.folder, self.training, self.optimiser, self.scaler, told)
 
     def _check_weights(self) -> None:
         """A finite loss can have a gradient that is not: such weights must not replace a good checkpoint."""
