@@ -14,6 +14,7 @@ from pathlib import Path
 import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).resolve().parent
 
@@ -45,9 +46,14 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build), "--target", "_kernels", "--parallel", jobs], check=True)
 
 
-label = os.environ.get("WSSS_VERSION_LABEL")
+class LabelledVersion(egg_info):
+    def finalize_options(self):
+        if label := os.environ.get("WSSS_VERSION_LABEL"):
+            self.tag_build = f"+{label}"  # here, because the setup.cfg of an sdist sets an empty one
+        super().finalize_options()
+
+
 setup(
     ext_modules=[Extension("wsss_fast._kernels", sources=[])],
-    cmdclass={"build_ext": CMakeBuild},
-    options={"egg_info": {"tag_build": f"+{label}"}} if label else {},
+    cmdclass={"build_ext": CMakeBuild, "egg_info": LabelledVersion},
 )

@@ -144,6 +144,16 @@ def test_wheel_declares_commands_and_needs(built: Built) -> None:
     assert set(needs) == {"torch", "numpy", "pillow", "jsonargparse", "rich", "safetensors", "pyyaml"}
 
 
+@pytest.mark.parametrize(("label", "ending"), [("cu13", "+cu13"), ("", "")])
+def test_version_takes_a_label(built: Built, tmp_path: Path, label: str, ending: str) -> None:
+    with tarfile.open(built.sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    call = "from setuptools import build_meta; print(build_meta.prepare_metadata_for_build_wheel('.'))"
+    printed = run(sys.executable, "-c", call, cwd=source, WSSS_VERSION_LABEL=label)
+    assert printed.splitlines()[-1] == f"{source.name}{ending}.dist-info"
+
+
 @pytest.mark.parametrize("place", ["repository", "elsewhere"])
 def test_installed_wheel_works(built: Built, tmp_path: Path, place: str) -> None:
     """In the repository the sources come first on Python's path, as `python -c` puts the working directory there."""

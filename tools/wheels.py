@@ -249,7 +249,9 @@ def run_alone(commands: Path, program: str, *arguments: str) -> None:
 def pip(python: Path, *arguments: str | Path, **environment: str | Path) -> None:
     """This environment's pip, working for another Python, which needs none of its own."""
     command = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", *arguments]
-    run(*command, env={**os.environ, **{key: str(value) for key, value in environment.items()}})
+    # PYTHONPATH would show it packages that the environment lacks, this one above all.
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    run(*command, env={**kept, **{key: str(value) for key, value in environment.items()}})
 
 
 def run(*command: str | Path, **options: object) -> None:
