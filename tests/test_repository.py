@@ -72,7 +72,8 @@ def test_one_page_says_what_has_run_on_a_gpu() -> None:
 
 
 def test_file_lengths() -> None:
-    lengths = {name: TEXTS[name].count("\n") for name in FILES if name.endswith((*CODE, ".sh", ".md"))}
+    written = [name for name in FILES if name not in ("docs/cli.md", "docs/api.md")]  # those are made by docs/reference.py
+    lengths = {name: TEXTS[name].count("\n") for name in written if name.endswith((*CODE, ".sh", ".md"))}
     assert not {name: length for name, length in lengths.items() if length > LONGEST}
 
 
