@@ -28,7 +28,7 @@ OTHERS = {
     "--help",
     "--version",
 }
-OTHERS |= {"--debug", "--target", "--fast_math"}
+OTHERS |= {"--debug", "--target", "--fast_math", "--no-index", "--torch"}
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
