@@ -116,14 +116,15 @@ format: $(VENV)/test-packages
 
 # ---- The world moves: other versions than the pinned ones ---------------------------------------------------------------------
 
-# Torch stays at the pinned version unless TORCH says otherwise: its newest release brings gigabytes. TORCH=torch for the newest.
+# On another Python: make fresh NEWEST=3.13, make oldest OLDEST=3.11. Torch stays at the pinned version unless TORCH says otherwise,
+# since a newer one may bring gigabytes; TORCH=torch takes the newest.
 PINNED_TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' wsss_fast/doctor/constraints.txt)
 
 fresh:
-	tools/other_versions.sh newest $(PYTHON) "$(or $(TORCH),$(PINNED_TORCH))"
+	tools/other_versions.sh newest $(or $(NEWEST),3.11) "$(or $(TORCH),$(PINNED_TORCH))"
 
 oldest:
-	tools/other_versions.sh oldest $(or $(OLDEST_PYTHON),python3.10) "$(TORCH)"
+	tools/other_versions.sh oldest $(or $(OLDEST),3.10) "$(TORCH)"
 
 lock: fresh
 	cp build/newest/constraints.txt wsss_fast/doctor/constraints.txt

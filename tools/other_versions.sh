@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # The demo and a smoke set of tests with other versions than the pinned ones: `make fresh`, `make oldest`.
-#   tools/other_versions.sh newest|oldest PYTHON [TORCH]
+#   tools/other_versions.sh newest|oldest 3.N [TORCH]
 # Everything stays in build/newest or build/oldest. The versions come from tools/resolve.py, and stand in constraints.txt there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-which=$1 python=$2 torch=${3:-}
+which=$1 version=$2 torch=${3:-}
 home=build/$which
-command -v "$python" >/dev/null || { echo "make: no $python on PATH. Hint: OLDEST_PYTHON=python3.11, or PYTHON=… for make fresh" >&2; exit 1; }
+python=$(python3 tools/pythons.py "$version")
 
 rm -rf "$home"
 mkdir -p "$home"
 "$python" -m venv "$home/resolve"
 "$home/resolve/bin/python" -m pip install --quiet uv
-"$home/resolve/bin/python" tools/resolve.py "$which" "$home/constraints.txt" ${torch:+--torch "$torch"}
+"$home/resolve/bin/python" tools/resolve.py "$which" "$home/constraints.txt" --python "$version" ${torch:+--torch "$torch"}
 
 # A copy of the files that git knows: an editable install and its compiled module belong to one environment.
 git ls-files -z | tar --null -T - -cf - | tar -xf - -C "$home" --one-top-level=tree

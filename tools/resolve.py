@@ -1,4 +1,4 @@
-"""Writes versions that satisfy pyproject.toml: the newest for all supported Pythons, or the oldest for Python 3.10.
+"""Writes versions that satisfy pyproject.toml: the newest for all supported Pythons, or the oldest for one.
 
     python tools/resolve.py newest build/fresh/constraints.txt
     python tools/resolve.py oldest build/oldest/constraints.txt
@@ -20,6 +20,7 @@ from install import ROOT, requirements
 # Everything that the make targets install; not `gpu`, whose versions follow the driver.
 EXTRAS = ["demo", "train", "export", "ray", "dev", "release"]
 GUESTS = ["rtx", "peers"]
+UNIVERSAL = ["--universal", "--python-version", "3.10"]
 TOOLS = ["pip", "setuptools", "wheel", "cython"]
 FOLLOWS_TORCH = re.compile(r"nvidia-|cuda-|triton==")
 HEADER = """\
@@ -33,17 +34,18 @@ def main() -> int:
     parser.add_argument("which", choices=["newest", "oldest"])
     parser.add_argument("out", type=Path)
     parser.add_argument("--torch", default="torch", help="hold torch to this requirement, such as torch==2.13.0")
+    parser.add_argument("--python", default="3.10", help="the oldest versions are those of this Python")
     asked = parser.parse_args()
     wanted = requirements(EXTRAS, bare=False)
     if asked.which == "newest":
-        lines = versions([*wanted, *TOOLS, asked.torch], "--universal", "--only-binary", ":all:")
+        lines = versions([*wanted, *TOOLS, asked.torch], *UNIVERSAL, "--only-binary", ":all:")
     else:
-        lines = versions(wanted, "--resolution", "lowest-direct", "--only-binary", ":all:")
+        lines = versions(wanted, "--resolution", "lowest-direct", "--only-binary", ":all:", "--python-version", asked.python)
     # Guests may have no wheel, and none of them may stand in the way of another.
     found = {line.partition("==")[0] for line in lines}
     for guest in requirements(GUESTS, bare=True):
         if re.match(r"[\w-]+", guest)[0] not in found:
-            lines += versions([guest], "--no-deps")
+            lines += versions([guest], *UNIVERSAL, "--no-deps")
     lines = sorted(line for line in lines if not FOLLOWS_TORCH.match(line))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text((HEADER if asked.which == "newest" else "") + "\n".join(lines) + "\n", encoding="utf-8")
@@ -51,7 +53,7 @@ def main() -> int:
 
 
 def versions(wanted: list[str], *options: str) -> list[str]:
-    command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--python-version", "3.10"]
+    command = [sys.executable, "-m", "uv", "pip", "compile", "-"]
     quiet = ["--no-header", "--no-annotate", "--quiet"]
     done = subprocess.run(
         [*command, *quiet, *options], cwd=ROOT, input="\n".join(wanted), stdout=subprocess.PIPE, text=True, check=False

@@ -24,17 +24,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from install import ROOT, constraints
+from pythons import find_python
 from wheel_checks import GLIBC, problems
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 WORK = ROOT / "build" / "wheel"
 PLATFORM = f"manylinux_{GLIBC.replace('.', '_')}_{platform.machine()}"
-
-PROBE = """
-import pathlib, sys, sysconfig
-has_headers = pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file()
-print(sys.executable if has_headers and sys.version.startswith(sys.argv[1] + ".") else "")
-"""
 
 # No torch is needed for this much. An error from C++ has to come out as a Python error.
 LOAD = """
@@ -119,25 +114,6 @@ def build_all(asked: argparse.Namespace) -> int:
     if own not in made:
         print(f"wheels: no wheel went through the demo, which runs on the Python of this program, {own}", file=sys.stderr)
     return 0
-
-
-def find_python(version: str) -> Path:
-    """A Python with its headers: the command python3.N, or one that pyenv keeps."""
-    candidates = [f"python{version}"]
-    if pyenv := shutil.which("pyenv"):
-        kept = subprocess.run([pyenv, "versions", "--bare"], capture_output=True, text=True, check=True).stdout.split()
-        releases = [name for name in kept if re.fullmatch(re.escape(version) + r"\.\d+", name)]
-        for release in sorted(releases, key=lambda name: int(name.rpartition(".")[2]), reverse=True):
-            prefix = subprocess.run([pyenv, "prefix", release], capture_output=True, text=True, check=True).stdout.strip()
-            candidates.append(f"{prefix}/bin/python")
-    for candidate in filter(shutil.which, candidates):
-        answer = subprocess.run([candidate, "-c", PROBE, version], capture_output=True, text=True, check=False)
-        if answer.returncode == 0 and answer.stdout.strip():  # pyenv's stand-in for a command fails where none is chosen
-            return Path(answer.stdout.strip())
-    sys.exit(
-        f"wheels: no Python {version} with its headers was found as python{version} or among pyenv's. "
-        f"Hint: install it (pyenv install {version}), or name the versions to build for: make wheel PYTHONS='3.11'"
-    )
 
 
 def cuda_major() -> str:
