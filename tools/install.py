@@ -61,7 +61,8 @@ def constraints(torch: str | None) -> Path:
 
 def pip(*arguments: str) -> str:
     """Runs pip with its progress on the screen; gives what it says of its errors, nothing when all went well."""
-    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *arguments]
+    # Python compiles what it imports; pip would compile all that torch and the others hold, which takes longer than the demo.
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", *arguments]
     errors = []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as running:
         for line in running.stderr:
