@@ -20,6 +20,7 @@ from helpers import CPU_LEVELS, IMPLEMENTATIONS, Implementation, why_not
 if "WSSS_TEST_FILES" not in os.environ:
     _files = TemporaryDirectory(prefix="wsss-tests-")
     os.environ["WSSS_TEST_FILES"] = _files.name
+    os.environ["WSSS_CACHE"] = f"{_files.name}/cache"  # never the user's own
 
 ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.toml"
 
