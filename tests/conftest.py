@@ -21,6 +21,7 @@ from toml import read_toml
 if "WSSS_TEST_FILES" not in os.environ:
     _files = TemporaryDirectory(prefix="wsss-tests-")
     os.environ["WSSS_TEST_FILES"] = _files.name
+    os.environ["WSSS_CACHE"] = f"{_files.name}/cache"  # never the user's own
 
 ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.toml"
 

@@ -18,7 +18,8 @@ PROG = "wsss export"
 _EPILOG = (
     "MODEL is a checkpoint or efficientnet-lite0, the built-in network. The file is tried before it is put in place: on the "
     "images of --verify it must give the labels that the network gives, else on generated pictures the numbers. onnx and ort "
-    "write the same file; ort tries it on --device."
+    "write the same file; ort tries it on --device. --bench runs the file: a .pt2 is machine code, so take it only "
+    "from people you trust."
 )
 _STAGES = 3
 

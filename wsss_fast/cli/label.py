@@ -21,6 +21,8 @@ PROG = "wsss label"
 _EPILOG = (
     "Masks: 8-bit palette PNG, value 0 background, class number of the model + 1 for a class, 255 ignore. "
     "OUT/manifest.jsonl records every image. Run the same command again to resume an interrupted job or to retry. "
+    "A .pt2 file is machine code, and so is an engine: loading it runs it with all your rights, so take it only from people you "
+    "trust. A .pt2 that your own `wsss export` did not write is loaded with a warning, such an engine not at all. "
     + exit_codes.sentence()
 )
 

@@ -180,7 +180,7 @@ def writing() -> Finding:
 _REMEDIES = {
     "here": "start in a folder of your own, or give --out one",
     "temporary files": "set TMPDIR to a folder of your own",
-    "engine cache": "set WSSS_CACHE to a folder of your own (only TensorRT engines are kept there)",
+    "engine cache": "set WSSS_CACHE to a folder of your own (TensorRT engines, and what `wsss export` wrote, are kept there)",
 }
 
 

@@ -1,6 +1,7 @@
 """AOTInductor: the network compiled by torch into one ``.pt2`` package, for CPU or CUDA; needs torch alone to build and to run.
 
-A package holds machine code. Loading one runs it: open only packages that you or people you trust have made.
+A package holds machine code. Loading one runs it: open only packages that you or people you trust have made. `load_engine` warns
+of those that this user's own export did not write (`made_here`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wsss_fast.export import made_here
 from wsss_fast.export.engine import BaseEngine, EngineMeta
 from wsss_fast.export.onnx import ForwardCam, dynamic_shapes, example, exportable
 from wsss_fast.files.whole import file_sha256, whole_file
@@ -47,10 +49,14 @@ def write_aoti(
     precision: str = "fp32",
     classes: tuple[str, ...] = (),
     device: str | torch.device = "cpu",
+    remember: bool = True,
 ) -> EngineMeta:
     """Compiles the network `model` of `methods.create` for a kind of device; any batch, height and width.
 
     On a CPU it needs a C++ compiler (``CXX``, else g++). An existing file is replaced once the new one is whole.
+
+    Args:
+        remember: note in the user's cache that this user made the file, so that it is loaded without a warning.
     """
     path, device = Path(path), torch.device(device)
     if path.suffix.lower() != ".pt2":
@@ -63,6 +69,8 @@ def write_aoti(
             warnings.simplefilter("ignore")  # of torch about itself
             _compile(exportable(model, precision).to(device), device, made, meta)
         made.replace(part)
+    if remember:
+        made_here.remember(path)
     return meta
 
 

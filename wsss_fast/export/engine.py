@@ -259,6 +259,10 @@ def load_engine(
     else:
         own = tensorrt()
     if from_file:
+        if kind == "aoti":
+            from wsss_fast.export.made_here import warn_of_code
+
+            warn_of_code(Path(model))
         return own.load(Path(model), place, threads)
     from wsss_fast.export.source import network
 
@@ -269,7 +273,7 @@ def load_engine(
     with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
         path = Path(folder) / ("network.pt2" if kind == "aoti" else "network.onnx")
         if kind == "aoti":
-            own.write_aoti(module, path, precision, classes, place)
+            own.write_aoti(module, path, precision, classes, place, remember=False)
         else:
             from wsss_fast.export.onnx import write_onnx
 

@@ -24,7 +24,7 @@ SUFFIX = ".engine"
 class EngineCache:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = cache_folder() if folder is None else folder
-        _make_private(self.folder)
+        make_private(self.folder)
 
     def engine_path(self, facts: dict[str, Any]) -> Path:
         return self.folder / f"{key_of(facts)}{SUFFIX}"
@@ -96,11 +96,15 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if not is_private(folder):
         hint = f"chmod go-w '{folder}', or set WSSS_CACHE to a folder of your own"
         raise PermissionError(
             f"export: the engine cache '{folder}' can be written by others, who could put code there. Hint: {hint}"
         )
+
+
+def is_private(folder: Path) -> bool:
+    found = folder.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
