@@ -63,16 +63,10 @@ def test_the_reference_is_up_to_date(name: str) -> None:
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
 def test_every_option_says_what_it_does(words: list[str]) -> None:
     parser, _ = reference.parser_of(words)
-    told = reference.options(parser)
-    assert told and parser.description
-    for option, text in told:
+    described = reference.options(parser)
+    assert described and parser.description
+    for option, text in described:
         assert len(text.split()) >= 2, f"{option}: {text!r}"
-        assert not text.endswith("."), f"{option}: a fragment without a full stop"
-        assert text[0].islower() or not text.split()[0].istitle() or text.split()[0] in PROPER, f"{option}: {text!r}"
-        assert text.count("(") == text.count(")"), f"{option}: {text!r}"
-
-
-PROPER = {"TensorRT:", "Nesterov's", "CPU"}
 
 
 def test_every_public_function_says_what_it_does() -> None:

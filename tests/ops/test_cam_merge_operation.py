@@ -1,11 +1,11 @@
-"""cam_merge as a torch operation: threads, compilation, workers, and bad input."""
+"""cam_merge as a torch operation: dynamic sizes, whole images, what it alone refuses, and what the compiled function refuses."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from cam_merge_cases import definition, flips, maps_of
-from helpers import Implementation, relative_error, same_from_many_threads, threads, true_in_forked_child
+from helpers import Implementation, relative_error
 from torch import Tensor
 
 from wsss_fast import ops
@@ -13,86 +13,16 @@ from wsss_fast import ops
 GRIDS = [(3, 4), (3, 4), (5, 6), (5, 6)]
 
 
-def test_has_no_gradient(impl: Implementation) -> None:
-    maps = [value.requires_grad_() for value in maps_of(impl, GRIDS)]
-    assert not ops.cam_merge(maps, flips(4), (9, 11), impl=impl.name).requires_grad
-
-
-@pytest.mark.parametrize("background", [None, 4])
-def test_same_bits_every_time(kernel: Implementation, background: float | None) -> None:
-    maps = maps_of(kernel, GRIDS, n=3, c=5)
-    results = []
-    for count in (1, 2, 5, 1):
-        with threads(count):
-            results.append(ops.cam_merge(maps, flips(4), (40, 53), background=background, impl=kernel.name))
-    assert all(torch.equal(other, results[0]) for other in results[1:])
-
-
-def test_data_loader_worker() -> None:
-    maps = maps_of(Implementation("cpu"), GRIDS, n=2, c=5)
-    with threads(2):
-        expected = ops.cam_merge(
-            maps, flips(4), (40, 60)
-        )  # the parent's pool runs now; larger, and torch.equal would start torch's
-        assert true_in_forked_child(lambda: torch.equal(ops.cam_merge(maps, flips(4), (40, 60)), expected))
-
-
-def test_called_from_many_threads() -> None:
-    maps = maps_of(Implementation("cpu"), GRIDS)
-    assert same_from_many_threads(lambda: ops.cam_merge(maps, flips(4), (40, 50), background=4), times=100)
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_opcheck(kernel: Implementation) -> None:
-    maps = maps_of(kernel, GRIDS)
-    present = torch.tensor([[True, False, True]] * 2, device=kernel.device)
-    choices = ("sum", "minmax", "after", "bilinear", False)
-    for arguments in (
-        (maps, flips(4), [9, 11], None, *choices, None, "float32", 1e-5, 1.0, 1, kernel.name),
-        (maps, flips(4), [9, 11], present, *choices, 4.0, "uint8", 1e-5, 0.5, 16, kernel.name),
-    ):
-        checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-        torch.library.opcheck(torch.ops.wsss_fast.cam_merge.default, arguments, test_utils=checks)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compile_fullgraph(kernel: Implementation, dynamic: bool) -> None:
+def test_compile_with_dynamic_sizes(kernel: Implementation) -> None:
     maps = maps_of(kernel, GRIDS)
 
     def run(*maps: Tensor) -> Tensor:
         size = [3 * side for side in maps[-1].shape[2:]]
         return ops.cam_merge([value.relu() for value in maps], flips(4), size, background=4, impl=kernel.name).square()
 
-    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=True)
     assert relative_error(compiled(*maps), run(*maps)) < 1e-6
-
-
-def test_meta() -> None:
-    maps = [torch.empty(2, 3, *grid, device="meta") for grid in GRIDS]
-    out = ops.cam_merge(maps, flips(4), (9, 11), background=1, dtype=torch.uint8)
-    assert out.shape == (2, 4, 9, 11) and out.dtype == torch.uint8 and out.device.type == "meta"
-
-
-def test_autocast(kernel: Implementation) -> None:
-    """The type of the maps counts, whatever the type around."""
-    maps = maps_of(kernel, GRIDS)
-    expected = ops.cam_merge(maps, flips(4), (9, 11), impl=kernel.name)
-    with torch.autocast(kernel.device, torch.bfloat16):
-        assert torch.equal(ops.cam_merge(maps, flips(4), (9, 11), impl=kernel.name), expected)
-
-
-@pytest.mark.cuda
-def test_cuda_graph() -> None:
-    maps = [value.cuda() for value in maps_of(Implementation("cpu"), GRIDS)]
-    expected = ops.cam_merge(maps, flips(4), (375, 500), background=4)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = ops.cam_merge(maps, flips(4), (375, 500), background=4)
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("size", [(375, 500), (1031, 517)], ids=str)
@@ -123,11 +53,6 @@ BAD = {
     "one tensor": ({"maps": A}, TypeError, "cam_merge: 'maps' must be a list or tuple of tensors, .* Hint: a list of one map"),
     "no maps": ({"maps": [], "flipped": []}, ValueError, "'maps' must hold 1 to 32 maps, got 0"),
     "too many": ({"maps": [A] * 33, "flipped": [False] * 33}, ValueError, "'maps' must hold 1 to 32 maps, got 33"),
-    "array": ({"maps": [A, B.numpy()]}, TypeError, r"'maps\[1\]' must be a torch.Tensor, got numpy.ndarray. Hint"),
-    "three dimensions": ({"maps": [A[0], B]}, ValueError, r"'maps\[0\]' must have shape \[N, C, h, w\], got \[3, 4, 5\]. Hint"),
-    "integers": ({"maps": [A.int(), B]}, TypeError, r"'maps\[0\]' must be of type float32, .* got int32. Hint"),
-    "mixed types": ({"maps": [A, B.double()]}, TypeError, r"'maps\[1\]' must have the type of 'maps\[0\]' \(float32\)"),
-    "mixed devices": ({"maps": [A, B.to("meta")]}, ValueError, r"'maps\[1\]' must be on the device of 'maps\[0\]' \(cpu\)"),
     "other classes": (
         {"maps": [A, B[:, :2]]},
         ValueError,
@@ -150,7 +75,6 @@ BAD = {
         r"'present' must have shape \[N, C\], got \[3\]. Hint: add the batch",
     ),
     "present classes": ({"present": torch.ones(2, 4) > 0}, ValueError, r"'present' must have shape \[N, C\] = \[2, 3\]"),
-    "present elsewhere": ({"present": torch.ones(2, 3, device="meta") > 0}, ValueError, "'present' must be on the device of"),
     "reduce": ({"reduce": "max"}, ValueError, "'reduce' must be 'sum' or 'mean', got 'max'"),
     "normalise": ({"normalise": None}, ValueError, "'normalise' must be 'max' or 'minmax', got None"),
     "clamp": ({"clamp": "never"}, ValueError, "'clamp' must be 'before' or 'after', got 'never'"),
@@ -161,8 +85,6 @@ BAD = {
     "eps": ({"eps": 0}, ValueError, "'eps' must be a finite number above 0, got 0"),
     "scale": ({"scale": float("inf")}, ValueError, "'scale' must be a finite number above 0, got inf"),
     "multiple": ({"multiple": 0}, ValueError, "'multiple' must be a whole number, 1 or more, got 0"),
-    "impl": ({"impl": "gpu"}, ValueError, "cam_merge: 'impl' must be None or one of"),
-    "impl elsewhere": ({"impl": "cuda"}, ValueError, "cam_merge: 'impl' must fit the device"),
 }
 
 
@@ -173,11 +95,6 @@ def test_bad_input(case: str) -> None:
     with pytest.raises(error, match=message):
         ops.cam_merge(**{**GOOD, **changes})
     assert torch.equal(A, before[0]) and torch.equal(B, before[1])
-
-
-def test_sizes_too_large_for_memory() -> None:
-    with pytest.raises(RuntimeError, match=r"cam_merge: no memory for 'out' of shape \[2, 3, 10000000, 10000000\]"):
-        ops.cam_merge([A], [False], (10**7, 10**7))
 
 
 OPERATOR = ("sum", "max", "before", "bilinear", False, None, "float32", 1e-5, 1.0, 1, "cpu")

