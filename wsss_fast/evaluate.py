@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 from wsss_fast.files.names import printable, state_of
+from wsss_fast.files.png import IGNORE, IGNORE_16
 from wsss_fast.files.regular import open_to_read
-from wsss_fast.label.classes import IGNORE, IGNORE_16
 from wsss_fast.truth_classes import BACKGROUND_NAME, join
 
 THRESHOLDS = (np.arange(100) / 100).astype(np.float32)

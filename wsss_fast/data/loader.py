@@ -21,6 +21,7 @@ from wsss_fast.data import transforms
 from wsss_fast.data._problems import DataError, refuse, shown
 from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS, NO_AFFINITY, NO_SALIENCY, Dataset
 from wsss_fast.files.images import ImageError, read_grey, read_image, read_indices
+from wsss_fast.files.png import IGNORE
 from wsss_fast.methods import pair_labels
 from wsss_fast.ops import _check
 
@@ -217,7 +218,7 @@ class _Pairs:
 def _read_pairs(path: Path, size: tuple[int, int], classes: int) -> _Pairs:
     if path.suffix == ".png":
         indices = _read("labels of pairs", read_indices, path)
-        pairs, highest = _Pairs(indices, None), int(np.where(indices == transforms.IGNORE, 0, indices).max())
+        pairs, highest = _Pairs(indices, None), int(np.where(indices == IGNORE, 0, indices).max())
     else:
         try:
             maps = pair_labels.read(path)

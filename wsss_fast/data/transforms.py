@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from wsss_fast.data.dataset import IGNORE
 from wsss_fast.files.images import ImageError
+from wsss_fast.files.png import IGNORE
 
 if TYPE_CHECKING:
     from wsss_fast.methods._training import TrainSettings

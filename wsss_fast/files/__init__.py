@@ -5,5 +5,6 @@
 - `images`: pictures from untrusted files, within limits
 - `folder`: an output folder in which files appear whole, and outside of which nothing is written
 - `whole`: a single file that appears whole, and the hash of one
-- `png`: pictures and masks as bytes of PNG
+- `png`: pictures and masks as bytes of PNG, the values and the palette of masks
+- `font`: the letters in pictures
 """

@@ -15,10 +15,6 @@ from wsss_fast._settings import SettingsError
 from wsss_fast.files import yaml_text
 from wsss_fast.files.names import printable, short
 
-MAX_CLASSES = 254
-BACKGROUND = 0
-IGNORE = 255
-IGNORE_16 = 65535  # of masks with 16 bits
 IMAGENET_CLASSES = 1000
 _LARGEST_FILE = 1 << 20
 _RANGES = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})?( +[0-9]{1,9}(-[0-9]{1,9})?)*")

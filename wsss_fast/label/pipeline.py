@@ -18,8 +18,8 @@ from wsss_fast import _openmp
 from wsss_fast._settings import SettingsError
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.names import printable
+from wsss_fast.files.png import MAX_CLASSES
 from wsss_fast.label import claims, collect, formats, manifest
-from wsss_fast.label.classes import MAX_CLASSES
 from wsss_fast.label.decode import Decoders
 from wsss_fast.label.done import DoneTable
 from wsss_fast.label.job import Job, Labels
