@@ -19,8 +19,9 @@ import numpy as np
 from wsss_fast._extras import require
 from wsss_fast.data._problems import DataError, refuse, shown
 from wsss_fast.data._text import read_json
-from wsss_fast.data.dataset import MAX_PIXELS, Asked, Found, read_list, safe_name, table_given
+from wsss_fast.data.dataset import Asked, Found, read_list, safe_name, table_given
 from wsss_fast.data.labels import bare, from_coco, read_labels
+from wsss_fast.files.limits import MAX_PIXELS
 
 _PLACES = ("{}", "images/{}", "JPEGImages/{}", "images", "JPEGImages")
 

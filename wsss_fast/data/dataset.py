@@ -15,12 +15,11 @@ from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown, 
 from wsss_fast.data._text import read_json, read_text
 from wsss_fast.data.labels import ImageLabels, checked_classes, image_name, read_classes
 from wsss_fast.files.images import ImageError, read_indices
+from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS
 from wsss_fast.files.png import BACKGROUND, IGNORE
 
 KINDS = ("voc", "coco", "folders", "images")
 EMPTY = ("stop", "drop", "keep")
-MAX_PIXELS = 80_000_000
-MAX_BYTES = 512 * 1024 * 1024
 FROM_MASKS = "masks"
 NO_LABELS = "none"
 NO_AFFINITY = (
