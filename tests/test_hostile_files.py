@@ -13,13 +13,13 @@ import pytest
 from label_standins import five_pictures, label
 
 from wsss_fast._settings import SettingsError
+from wsss_fast.classes.groups import read_groups
 from wsss_fast.data import DataError
 from wsss_fast.data.dataset import read_list
 from wsss_fast.data.labels import read_classes, read_labels
 from wsss_fast.files.images import ImageError, read_image
 from wsss_fast.files.names import harmless
 from wsss_fast.label import manifest
-from wsss_fast.label.classes import read_groups
 from wsss_fast.label.verify import verify
 from wsss_fast.listing.plan import PlanError
 from wsss_fast.listing.sources import make_plan

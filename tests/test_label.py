@@ -12,11 +12,11 @@ from label_standins import BrightEngine, five_pictures, label
 from PIL import Image
 
 import wsss_fast
+from wsss_fast.classes.groups import imagenet_groups
 from wsss_fast.cli import main
 from wsss_fast.files.images import FileStamp, Picture
 from wsss_fast.files.png import PALETTE
 from wsss_fast.label import manifest, pipeline, refine
-from wsss_fast.label.classes import imagenet_groups
 from wsss_fast.label.manifest import read_rows
 from wsss_fast.label.predict import Prediction, load_model, resolved
 from wsss_fast.label.settings import LabelSettings, SettingsError

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown, some
+from wsss_fast.data._problems import DataError, doubles, hinted, refuse, some
 from wsss_fast.data._text import read_json, read_text
 from wsss_fast.data.labels import ImageLabels, checked_classes, image_name, read_classes
 from wsss_fast.files.images import ImageError, read_indices
 from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS
+from wsss_fast.files.names import shown
 from wsss_fast.files.png import BACKGROUND, IGNORE
 
 KINDS = ("voc", "coco", "folders", "images")

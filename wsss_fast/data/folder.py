@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from wsss_fast.data._problems import DataError, refuse, shown
+from wsss_fast.data._problems import DataError, refuse
 from wsss_fast.data.dataset import FORMS, Asked, Found, read_list, table_given
 from wsss_fast.data.labels import ImageLabels, from_rows, read_labels
 from wsss_fast.data.voc import list_file
-from wsss_fast.files.names import natural_key
+from wsss_fast.files.names import natural_key, shown
 from wsss_fast.listing.plan import PlanError
 from wsss_fast.listing.sources import make_plan
 

@@ -15,12 +15,13 @@ from PIL import Image
 from wsss_fast import _machine, _settings
 from wsss_fast._extras import require
 from wsss_fast._version import __version__
-from wsss_fast.data._problems import DataError, hinted, shown
+from wsss_fast.data._problems import DataError, hinted
 from wsss_fast.data._text import read_json
 from wsss_fast.data.saliency_settings import CLASSICAL, SaliencySettings
 from wsss_fast.files.folder import OutputFolder, OutputRefusedError
 from wsss_fast.files.images import ImageError, read_image
 from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS
+from wsss_fast.files.names import shown
 from wsss_fast.files.png import png
 from wsss_fast.listing.plan import PlanError
 from wsss_fast.listing.sources import make_plan

@@ -2,6 +2,7 @@
 
 - `names`: names as they are shown (`printable`) and sorted (`natural_key`)
 - `regular`: opening what must be a regular file, and neither pipe nor device
+- `text`: text files in UTF-8, of bounded size
 - `images`: pictures from untrusted files, within limits
 - `limits`: how large an image may be
 - `folder`: an output folder in which files appear whole, and outside of which nothing is written
