@@ -143,9 +143,9 @@ def curve(model: Any, world: Path, split: str) -> Any:
 
     from wsss_fast import methods
     from wsss_fast.data import open_dataset
-    from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
     from wsss_fast.evaluate import Curve, read_mask
     from wsss_fast.files.images import read_image
+    from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS
 
     dataset = open_dataset(world, kind="voc", split=split)
     found = Curve(["background", *dataset.classes])

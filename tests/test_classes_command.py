@@ -6,8 +6,8 @@ import pytest
 from exported import SMALLEST, onnx_file
 
 from wsss_fast import cli
+from wsss_fast.classes.groups import imagenet_groups
 from wsss_fast.label.class_list import class_list
-from wsss_fast.label.classes import imagenet_groups
 from wsss_fast.nets import weights
 
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from wsss_fast import cli, evaluate
+from wsss_fast.classes.groups import imagenet_groups
 from wsss_fast.data.voc import CLASSES
-from wsss_fast.label.classes import imagenet_groups
 from wsss_fast.truth_classes import join
 
 GROUPS = [group.name for group in imagenet_groups()]

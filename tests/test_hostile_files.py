@@ -13,17 +13,16 @@ import pytest
 from label_standins import five_pictures, label
 
 from wsss_fast._settings import SettingsError
+from wsss_fast.classes.groups import read_groups
 from wsss_fast.data import DataError
 from wsss_fast.data.dataset import read_list
 from wsss_fast.data.labels import read_classes, read_labels
 from wsss_fast.files.images import ImageError, read_image
 from wsss_fast.files.names import harmless
 from wsss_fast.label import manifest
-from wsss_fast.label.classes import read_groups
-from wsss_fast.label.plan import PlanError
-from wsss_fast.label.settings import LabelSettings
-from wsss_fast.label.sources import make_plan
 from wsss_fast.label.verify import verify
+from wsss_fast.listing.plan import PlanError
+from wsss_fast.listing.sources import make_plan
 
 OURS = (DataError, PlanError, manifest.ManifestError, SettingsError)
 SECONDS, BYTES = 5.0, 200 << 20  # of one file, which has a megabyte at most
@@ -41,7 +40,7 @@ def annotations(path: Path) -> None:
 
 
 def plan(path: Path) -> None:
-    made = make_plan(path, path.parent / "out", LabelSettings())
+    made = make_plan(path, path.parent / "out", operation="label")
     made.digest()
     for image in made.images():
         try:
@@ -55,7 +54,7 @@ def voc(path: Path) -> None:
     (root / "ImageSets" / "Main").mkdir(parents=True)
     (root / "JPEGImages").mkdir()
     shutil.copy(path, root / "ImageSets" / "Main" / "train.txt")
-    plan_of_split = make_plan(root, None, LabelSettings(split="train"))
+    plan_of_split = make_plan(root, operation="label", split="train")
     plan_of_split.digest()
 
 

@@ -12,11 +12,11 @@ from label_standins import BrightEngine, five_pictures, label
 from PIL import Image
 
 import wsss_fast
+from wsss_fast.classes.groups import imagenet_groups
 from wsss_fast.cli import main
 from wsss_fast.files.images import FileStamp, Picture
 from wsss_fast.files.png import PALETTE
-from wsss_fast.label import pipeline, plan, refine
-from wsss_fast.label.classes import imagenet_groups
+from wsss_fast.label import manifest, pipeline, refine
 from wsss_fast.label.manifest import read_rows
 from wsss_fast.label.predict import Prediction, load_model, resolved
 from wsss_fast.label.settings import LabelSettings, SettingsError
@@ -196,7 +196,7 @@ def test_unknown_models_are_named(folder):
 
 
 def test_label_is_a_function_and_a_package():
-    import wsss_fast.label.plan as inner
+    import wsss_fast.label.manifest as inner
 
-    assert callable(wsss_fast.label) and inner is plan
+    assert callable(wsss_fast.label) and inner is manifest
     assert wsss_fast.label is pipeline.label or wsss_fast.label.pipeline is pipeline

@@ -11,12 +11,12 @@ from networks import lively
 
 import wsss_fast
 from wsss_fast._settings import SettingsError
+from wsss_fast.classes.groups import imagenet_groups
 from wsss_fast.export.built_in import built_in
 from wsss_fast.export.engine import EngineMeta, load_engine
 from wsss_fast.export.onnx import write_onnx
 from wsss_fast.label import built_in as label_built_in
 from wsss_fast.label.class_list import class_list
-from wsss_fast.label.classes import imagenet_groups
 from wsss_fast.label.manifest import read_header
 from wsss_fast.label.predict import load_model
 from wsss_fast.label.settings import LabelSettings

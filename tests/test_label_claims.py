@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from label_standins import five_pictures, label, picture, tree
 
-from wsss_fast.label import claims, plan
+from wsss_fast.label import claims
 from wsss_fast.label.lock import Lock, LockedError
 from wsss_fast.label.manifest import read_rows
-from wsss_fast.label.plan import PlanError
 from wsss_fast.label.verify import verify
+from wsss_fast.listing import plan
+from wsss_fast.listing.plan import PlanError
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from test_label_networks import pixels, run, small
 
 import wsss_fast
 from wsss_fast import evaluate
+from wsss_fast.classes.groups import ClassGroup, imagenet_groups, numbers_of, read_groups
 from wsss_fast.cli import main
 from wsss_fast.label import ray_cluster
-from wsss_fast.label.classes import ClassGroup, imagenet_groups, numbers_of, read_groups
 from wsss_fast.label.manifest import ManifestError, read_header, read_rows
 from wsss_fast.label.predict import Defaults, Prediction, load_model
 from wsss_fast.label.settings import LabelSettings, SettingsError
@@ -61,7 +61,7 @@ def test_a_file_names_numbers_and_ranges(tmp_path):
 
 
 def test_the_committed_list_is_such_a_file():
-    with resources.as_file(resources.files("wsss_fast.label") / "class_groups.yaml") as path:
+    with resources.as_file(resources.files("wsss_fast.classes") / "class_groups.yaml") as path:
         assert read_groups(str(path), {}, 1000) == imagenet_groups()
 
 

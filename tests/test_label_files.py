@@ -14,8 +14,8 @@ from label_standins import five_pictures, label, picture, tree
 from PIL import Image
 
 from wsss_fast.files.names import printable
-from wsss_fast.label import plan
 from wsss_fast.label.manifest import read_rows
+from wsss_fast.listing import plan
 
 
 @pytest.fixture

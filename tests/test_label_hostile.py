@@ -25,8 +25,8 @@ from wsss_fast.files.folder import OutputRefusedError, OutputStoppedError
 from wsss_fast.files.images import ImageError, read_image
 from wsss_fast.label import decode
 from wsss_fast.label.manifest import ManifestError, read_rows
-from wsss_fast.label.plan import PlanError
 from wsss_fast.label.verify import verify
+from wsss_fast.listing.plan import PlanError
 from wsss_fast.methods import pair_labels
 
 

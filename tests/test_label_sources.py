@@ -15,10 +15,9 @@ import pytest
 from label_standins import five_pictures, label, picture
 
 from wsss_fast.cli import main
-from wsss_fast.label import plan, sources
 from wsss_fast.label.manifest import read_rows
-from wsss_fast.label.plan import PlanError
-from wsss_fast.label.settings import LabelSettings
+from wsss_fast.listing import plan, sources
+from wsss_fast.listing.plan import PlanError
 
 
 @pytest.fixture
@@ -85,6 +84,8 @@ def test_lists_that_name_an_image_twice_or_nothing(folder, tmp_path):
         tar.add(folder / "img8.png", "img8.png")
     with pytest.raises(PlanError, match="must not be compressed"):
         label(tmp_path / "packed.tar", tmp_path / "out")
+    with pytest.raises(PlanError, match=r"^look: cannot read .*packed\.tar"):  # in the words of whoever asks
+        sources.make_plan(tmp_path / "packed.tar", operation="look")
 
 
 def test_verify_from_the_command_line(folder, tmp_path, capsys):
@@ -106,8 +107,7 @@ def plan_of(count, tmp_path):
 import sys, time
 import numpy
 from pathlib import Path
-from wsss_fast.label.sources import make_plan
-from wsss_fast.label.settings import LabelSettings
+from wsss_fast.listing.sources import make_plan
 from wsss_fast.label.done import DoneTable
 
 def peak():
@@ -115,7 +115,7 @@ def peak():
 
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: a child inherits its parent's
 before, started = peak(), time.process_time()
-plan = make_plan({str(names)!r}, Path({str(tmp_path / "out")!r}), LabelSettings())
+plan = make_plan({str(names)!r}, Path({str(tmp_path / "out")!r}), operation="label", batch=8)
 plan.digest()
 table = DoneTable(plan)
 count = sum(1 for _ in plan.batches())
@@ -149,9 +149,9 @@ def test_places_of_names_are_found():
 
 
 def test_a_folder_of_images_is_planned_as_a_list_of_them(folder):
-    made = sources.make_plan(folder, None, LabelSettings(batch=2))
+    made = sources.make_plan(folder, operation="label", batch=2)
     assert [image.name for image in made.images()] == [f"img{n}.png" for n in range(8, 13)]
-    assert [len(made) for made in (sources.make_plan(folder, None, LabelSettings(batch=2, shard=f"{i}/2")) for i in (0, 1))] == [
+    assert [len(made) for made in (sources.make_plan(folder, operation="label", batch=2, shard=(i, 2)) for i in (0, 1))] == [
         3,
         2,
     ]
@@ -249,10 +249,10 @@ def test_whole_tar_files_of_every_form(tmp_path):
     for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         path = tmp_path / f"{form}.tar"
         tar_of(path, ("a", "b" if form == tarfile.USTAR_FORMAT else long), form)
-        assert len(sources.make_plan(path, None, LabelSettings())) == 2
+        assert len(sources.make_plan(path, operation="label")) == 2
         end = end_of_members(path)
         changed(path, lambda data, end=end: data[:end])  # without an end mark, at a member's end
-        assert len(sources.make_plan(path, None, LabelSettings())) == 2
+        assert len(sources.make_plan(path, operation="label")) == 2
 
 
 def test_tar_files_with_headers_without_end(tmp_path):
@@ -264,7 +264,7 @@ def test_tar_files_with_headers_without_end(tmp_path):
         info.type, info.size = tarfile.XHDTYPE, size
         block = info.tobuf(tarfile.USTAR_FORMAT) + bytes(-(-size // 512) * 512)
         path.write_bytes(path.read_bytes()[: end_of_members(path)] + block * count)
-        plan_ = sources.make_plan(path, None, LabelSettings())
+        plan_ = sources.make_plan(path, operation="label")
         assert [image.name for image in plan_.images()] == ["s.tar", "s.tar/a.png"]
 
 

@@ -18,12 +18,12 @@ from PIL import Image
 from wsss_fast.cli import exit_codes, main
 from wsss_fast.cli import label as label_command
 from wsss_fast.files.folder import OutputFolder, OutputRefusedError, OutputStoppedError
-from wsss_fast.label.plan import PlanError
 from wsss_fast.label.predict import Defaults, Prediction
 from wsss_fast.label.report import page
 from wsss_fast.label.report.survey import take_survey
 from wsss_fast.label.settings import LabelSettings, SettingsError
-from wsss_fast.label.sources import make_plan
+from wsss_fast.listing.plan import PlanError
+from wsss_fast.listing.sources import make_plan
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>.png",
@@ -77,7 +77,7 @@ def test_counts_are_those_of_the_masks(folder, tmp_path):
     assert len(masks) == 6
     # `present` 0.3 leaves class 0 alone
     pixels = sum(int((mask == 1).sum()) for mask in masks)
-    planned = make_plan(folder, tmp_path / "out", LabelSettings())
+    planned = make_plan(folder, tmp_path / "out", operation="label")
     told = take_survey(tmp_path / "out", planned, ("bright", "dark"), 60)
     assert (told.planned, told.labelled, told.failed, told.without_class, told.waiting) == (7, 6, 1, 0, 0)
     assert told.class_images == [6, 0] and told.class_pixels[0] == pytest.approx(pixels, abs=1e-4 * told.pixels)

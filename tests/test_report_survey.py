@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsss_fast.label import manifest, plan
+from wsss_fast.label import manifest
 from wsss_fast.label.report.survey import OTHER_REASONS, take_survey
+from wsss_fast.listing import plan
 
 
 def plan_of(names: list[str]) -> plan.Plan:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss_fast.counts import BACKGROUND_NAME
 from wsss_fast.data.class_names import ClassNames, made_up
 from wsss_fast.files.names import printable
 
-BACKGROUND_NAME = "background"
 _SHOWN = 10
 _NAMES_HINT = "--classes FILE, or --classes voc, names the classes of the truth"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from wsss_fast.files.names import short
 
@@ -12,10 +11,6 @@ SHOWN = 5
 
 class DataError(ValueError):
     """The data given cannot be used as it is."""
-
-
-def shown(path: str | Path) -> str:
-    return short(str(path), 4096)
 
 
 def some(items: Sequence[object]) -> str:

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-from wsss_fast.data._problems import DataError, doubles, hinted, shown
-from wsss_fast.files.regular import open_to_read
+from wsss_fast.data._problems import DataError, doubles
+from wsss_fast.files import text
+from wsss_fast.files.names import shown
 
-LARGEST_TEXT = 1 << 30
 LARGEST_XML = 1 << 24
 
 
-def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
+def read_text(path: Path, most: int = text.LARGEST_TEXT) -> str:
     try:
-        with io.TextIOWrapper(open_to_read(path), encoding="utf-8-sig") as file:
-            if os.fstat(file.fileno()).st_size > most:
-                raise DataError(f"data: {shown(path)} is larger than {most >> 20} MiB")
-            return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"data: there is no file {shown(path)}") from None
-    except OSError as error:
-        raise DataError(f"data: cannot read {shown(path)}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(hinted(f"data: {shown(path)} is no text in UTF-8", "save it as UTF-8")) from None
+        return text.read_text(path, most)
+    except text.TextError as error:
+        raise DataError(f"data: {error}") from None
 
 
 def read_json(path: Path) -> Any:
-    text = read_text(path)
+    content = read_text(path)
     try:
-        return json.loads(text, object_pairs_hook=_without_doubles)
+        return json.loads(content, object_pairs_hook=_without_doubles)
     except RecursionError:
         raise DataError(f"data: {shown(path)} is nested too deeply") from None
     except ValueError as error:
@@ -56,10 +47,10 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def read_xml(path: Path) -> ElementTree.Element:
-    text = read_text(path, LARGEST_XML)
+    content = read_text(path, LARGEST_XML)
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
-        parser.feed(text)
+        parser.feed(content)
         return parser.close()
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
         raise DataError(f"data: {shown(path)} is no XML annotation: {error}") from None

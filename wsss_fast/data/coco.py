@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from wsss_fast._extras import require
-from wsss_fast.data._problems import DataError, refuse, shown
+from wsss_fast.data._problems import DataError, refuse
 from wsss_fast.data._text import read_json
-from wsss_fast.data.dataset import MAX_PIXELS, Asked, Found, read_list, safe_name, table_given
+from wsss_fast.data.dataset import Asked, Found, read_list, safe_name, table_given
 from wsss_fast.data.labels import bare, from_coco, read_labels
+from wsss_fast.files.limits import MAX_PIXELS
+from wsss_fast.files.names import shown
 
 _PLACES = ("{}", "images/{}", "JPEGImages/{}", "images", "JPEGImages")
 

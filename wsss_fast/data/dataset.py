@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown, some
+from wsss_fast.data._problems import DataError, doubles, hinted, refuse, some
 from wsss_fast.data._text import read_json, read_text
 from wsss_fast.data.labels import ImageLabels, checked_classes, image_name, read_classes
 from wsss_fast.files.images import ImageError, read_indices
+from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS
+from wsss_fast.files.names import shown
+from wsss_fast.files.png import BACKGROUND, IGNORE
 
 KINDS = ("voc", "coco", "folders", "images")
 EMPTY = ("stop", "drop", "keep")
-MAX_PIXELS = 80_000_000
-MAX_BYTES = 512 * 1024 * 1024
-IGNORE = 255
 FROM_MASKS = "masks"
 NO_LABELS = "none"
 NO_AFFINITY = (
@@ -214,7 +214,7 @@ def labels_of_masks(found: Found, names: tuple[str, ...] | None) -> ImageLabels:
             values = np.unique(read_indices(found.masks[image], MAX_PIXELS, MAX_BYTES))
         except ImageError as error:
             raise DataError(f"data: the mask {shown(found.masks[image])}: {error}") from None
-        indices[image] = tuple(int(value) - 1 for value in values if value not in (0, IGNORE))
+        indices[image] = tuple(int(value) - 1 for value in values if value not in (BACKGROUND, IGNORE))
     count = len(names) if names is not None else 1 + max((max(found) for found in indices.values() if found), default=0)
     refuse(
         f"data: masks with values above {count}, the number of classes",

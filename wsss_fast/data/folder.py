@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from wsss_fast.data._problems import DataError, refuse, shown
+from wsss_fast.data._problems import DataError, refuse
 from wsss_fast.data.dataset import FORMS, Asked, Found, read_list, table_given
 from wsss_fast.data.labels import ImageLabels, from_rows, read_labels
 from wsss_fast.data.voc import list_file
-from wsss_fast.files.names import natural_key
-from wsss_fast.label.plan import PlanError
-from wsss_fast.label.settings import LabelSettings
-from wsss_fast.label.sources import make_plan
+from wsss_fast.files.names import natural_key, shown
+from wsss_fast.listing.plan import PlanError
+from wsss_fast.listing.sources import make_plan
 
 
 def find(asked: Asked) -> Found:
     """An image's id is its path without the extension; the extension stays where two images differ in it alone."""
     root = asked.path
     try:
-        planned = tuple(make_plan(root, None, LabelSettings()).images())
-    except (PlanError, OSError) as error:
-        raise DataError(f"data: {str(error).removeprefix('label: ')}") from None
+        planned = tuple(make_plan(root, operation="data").images())
+    except PlanError as error:
+        raise DataError(str(error)) from None
+    except OSError as error:
+        raise DataError(f"data: {error}") from None
     aside = _inside(root, asked.masks, asked.saliency, asked.affinity)
     planned = tuple(image for image in planned if not image.name.startswith(aside))
     if asked.kind == "folders" and asked.labels is None:

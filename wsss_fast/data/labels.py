@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from wsss_fast.data import npy_labels
-from wsss_fast.data._problems import DataError, doubles, hinted, refuse, shown
+from wsss_fast.data._problems import DataError, doubles, hinted, refuse
 from wsss_fast.data._text import read_json, read_text, read_xml
 from wsss_fast.data.class_names import ClassNames, unknown_classes
 from wsss_fast.files.images import EXTENSIONS
-from wsss_fast.files.names import is_text, natural_key
+from wsss_fast.files.names import is_text, natural_key, shown
 
 KINDS = ("npy", "xml", "coco", "folders", "csv", "json", "list")
 DIFFICULT = ("keep", "drop")

@@ -18,9 +18,12 @@ from torch.utils.data import Dataset as TorchDataset
 from wsss_fast import ops
 from wsss_fast._settings import UNREADABLE
 from wsss_fast.data import transforms
-from wsss_fast.data._problems import DataError, refuse, shown
-from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS, NO_AFFINITY, NO_SALIENCY, Dataset
+from wsss_fast.data._problems import DataError, refuse
+from wsss_fast.data.dataset import NO_AFFINITY, NO_SALIENCY, Dataset
 from wsss_fast.files.images import ImageError, read_grey, read_image, read_indices
+from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS
+from wsss_fast.files.names import shown
+from wsss_fast.files.png import IGNORE
 from wsss_fast.methods import pair_labels
 from wsss_fast.ops import _check
 
@@ -217,7 +220,7 @@ class _Pairs:
 def _read_pairs(path: Path, size: tuple[int, int], classes: int) -> _Pairs:
     if path.suffix == ".png":
         indices = _read("labels of pairs", read_indices, path)
-        pairs, highest = _Pairs(indices, None), int(np.where(indices == transforms.IGNORE, 0, indices).max())
+        pairs, highest = _Pairs(indices, None), int(np.where(indices == IGNORE, 0, indices).max())
     else:
         try:
             maps = pair_labels.read(path)

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from wsss_fast.data._problems import DataError, shown
+from wsss_fast.data._problems import DataError
+from wsss_fast.files.names import shown
 
 LARGEST_FILE = 1 << 28
 MOST_NUMBERS = LARGEST_FILE // 4  # float32: rows of a small file can all be the same large array

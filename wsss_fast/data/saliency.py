@@ -15,16 +15,16 @@ from PIL import Image
 from wsss_fast import _machine, _settings
 from wsss_fast._extras import require
 from wsss_fast._version import __version__
-from wsss_fast.data._problems import DataError, hinted, shown
+from wsss_fast.data._problems import DataError, hinted
 from wsss_fast.data._text import read_json
-from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
 from wsss_fast.data.saliency_settings import CLASSICAL, SaliencySettings
 from wsss_fast.files.folder import OutputFolder, OutputRefusedError
 from wsss_fast.files.images import ImageError, read_image
+from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS
+from wsss_fast.files.names import shown
 from wsss_fast.files.png import png
-from wsss_fast.label.plan import PlanError
-from wsss_fast.label.settings import LabelSettings
-from wsss_fast.label.sources import make_plan
+from wsss_fast.listing.plan import PlanError
+from wsss_fast.listing.sources import make_plan
 
 PROVENANCE = "provenance.json"
 LARGEST_MODEL = 2**31 - 1  # what fits in one ONNX file
@@ -62,9 +62,9 @@ def make_maps(
     settings = settings or SaliencySettings()
     out = Path(out)
     try:
-        plan = make_plan(images, out, LabelSettings())
+        plan = make_plan(images, out, operation="saliency")
     except PlanError as error:
-        raise DataError(f"saliency: {str(error).removeprefix('label: ')}") from None
+        raise DataError(str(error)) from None
     try:
         folder = OutputFolder(out, "saliency")
     except OutputRefusedError as error:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from wsss_fast.data.dataset import IGNORE
 from wsss_fast.files.images import ImageError
+from wsss_fast.files.limits import MAX_PIXELS
+from wsss_fast.files.png import IGNORE
 
 if TYPE_CHECKING:
     from wsss_fast.methods._training import TrainSettings
 
-MOST_PIXELS = 80_000_000  # of a resized image: a thin strip whose short side grows would fill the memory
+MOST_PIXELS = MAX_PIXELS  # of a resized image: a thin strip whose short side grows would fill the memory
 
 BICUBIC = Image.Resampling.BICUBIC
 BILINEAR = Image.Resampling.BILINEAR

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast._settings import UNREADABLE
-from wsss_fast.data._problems import DataError, doubles, hinted, shown, some
-from wsss_fast.data.dataset import IGNORE, MAX_BYTES, MAX_PIXELS, NO_SALIENCY, Dataset
+from wsss_fast.data._problems import DataError, doubles, hinted, some
+from wsss_fast.data.dataset import NO_SALIENCY, Dataset
 from wsss_fast.files.images import ImageError, read_indices, read_size
+from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS
+from wsss_fast.files.names import shown
+from wsss_fast.files.png import IGNORE
 
 _THREADS = 8
 

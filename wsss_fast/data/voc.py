@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from wsss_fast.data._problems import DataError, doubles, refuse, shown
+from wsss_fast.data._problems import DataError, doubles, refuse
 from wsss_fast.data.dataset import Asked, Found, Row, read_list, table_given
 from wsss_fast.data.labels import ImageLabels, bare, from_rows, read_labels
 from wsss_fast.files.images import EXTENSIONS
-from wsss_fast.files.names import natural_key
+from wsss_fast.files.names import natural_key, shown
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

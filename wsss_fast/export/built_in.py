@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from wsss_fast.label.classes import imagenet_groups
+from wsss_fast.classes.groups import imagenet_groups
 from wsss_fast.methods.cam import CamEfficientNet
 from wsss_fast.nets.efficientnet import load_pretrained
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsss_fast import ops
-from wsss_fast.evaluate import Confusion
+from wsss_fast.counts import Confusion
 from wsss_fast.export.engine import BaseEngine, Engine, EngineMeta, as_tuple
 from wsss_fast.files.names import printable
 from wsss_fast.methods._infer import resized, resized_to

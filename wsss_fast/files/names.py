@@ -33,6 +33,11 @@ def short(name: str, most: int = 200) -> str:
     return shown if len(shown) <= most else shown[:most] + "…"
 
 
+def shown(path: object) -> str:
+    """A path of any length that a file can have."""
+    return short(str(path), 4096)
+
+
 def harmless(text: str) -> str:
     """A message, whose lines are ours: what `printable` does, but for line feeds."""
     return "\n".join(map(printable, text.split("\n")))

@@ -1,4 +1,4 @@
-"""Pictures as bytes of PNG, the same for the same pixels; masks with the PASCAL VOC colours as their palette."""
+"""Pictures as bytes of PNG, the same for the same pixels; the values of masks, and their palette, the PASCAL VOC colours."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import io
 
 import numpy as np
 from PIL import Image
+
+BACKGROUND = 0
+IGNORE = 255  # counts nowhere
+IGNORE_16 = 65535  # in masks of 16 bits
+MAX_CLASSES = 254  # that masks of 8 bits have values for
 
 
 def voc_palette() -> list[int]:

@@ -1,6 +1,6 @@
 """Labelling a folder of images: ``wsss_fast.label(images, model, out=None, **settings)``.
 
-The name stands for the function and for this package of its stages (``wsss_fast.label.plan`` …). Python sets the
+The name stands for the function and for this package of its stages (``wsss_fast.label.manifest`` …). Python sets the
 attribute ``label`` of ``wsss_fast`` to this module on import, so the module itself is callable. Importing it is cheap.
 """
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wsss_fast.classes.groups import IMAGENET_CLASSES, ClassGroup, imagenet_groups, read_groups
 from wsss_fast.export.engine import Engine, load_engine
-from wsss_fast.label.classes import IMAGENET_CLASSES, ClassGroup, imagenet_groups, read_groups
 from wsss_fast.label.device import Device
 from wsss_fast.label.graphs import Graphs
 from wsss_fast.label.predict import BUILT_IN, Defaults, Prediction, chosen_device, refuse_names

@@ -13,10 +13,10 @@ from wsss_fast.files.names import printable
 from wsss_fast.label import collect, formats, manifest
 from wsss_fast.label.job import OVERLAYS, overlay_name
 from wsss_fast.label.lock import Lock
-from wsss_fast.label.plan import Plan, PlanError
 from wsss_fast.label.report import FOLDER as REPORT
 from wsss_fast.label.report import in_the_way as report_in_the_way
 from wsss_fast.label.settings import LabelSettings
+from wsss_fast.listing.plan import Plan, PlanError
 
 # Files that stand in the output folder itself, those of shards too, and names of our own in every folder.
 _OF_THE_JOB = re.compile(r"(manifest|failures)(-\d+-of-\d+)?\.jsonl|(coco|panoptic|cvat|labelstudio)(-\d+-of-\d+)?\.(json|zip)")

@@ -40,7 +40,7 @@ def class_list(model: str | os.PathLike[str]) -> ClassList:
 
     name = os.fspath(model)
     if name == BUILT_IN:
-        from wsss_fast.label.classes import imagenet_groups
+        from wsss_fast.classes.groups import imagenet_groups
 
         return ClassList(tuple(group.name for group in imagenet_groups()))
     path = Path(name)

@@ -19,10 +19,9 @@ from PIL import Image
 from wsss_fast._extras import require
 from wsss_fast.files.folder import OutputFolder, Sink
 from wsss_fast.files.names import printable
-from wsss_fast.files.png import PALETTE, mask_png, png
+from wsss_fast.files.png import BACKGROUND, IGNORE, PALETTE, mask_png, png
 from wsss_fast.label.brush_rle import brush_rle
-from wsss_fast.label.classes import BACKGROUND, IGNORE
-from wsss_fast.label.plan import PlannedImage
+from wsss_fast.listing.plan import PlannedImage
 
 logger = logging.getLogger("wsss_fast.label")
 

@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from wsss_fast.label.plan import Plan, short_output
+from wsss_fast.listing.plan import Plan, short_output
 
 _UNKNOWN, _OK, _FAILED, _FAILED_FOR_NOW = range(4)
 

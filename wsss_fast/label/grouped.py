@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from wsss_fast.label.classes import numbers_of, read_groups
+from wsss_fast.classes.groups import numbers_of, read_groups
 from wsss_fast.label.predict import Defaults, Model, Prediction
 
 

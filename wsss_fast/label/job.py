@@ -29,11 +29,11 @@ from wsss_fast.label import collect, formats, manifest
 from wsss_fast.label.decode import Decoders, Outcome
 from wsss_fast.label.device import CPU, Device
 from wsss_fast.label.done import Done, labels_mark
-from wsss_fast.label.plan import Plan, PlannedImage
 from wsss_fast.label.predict import Model, Prediction
 from wsss_fast.label.refine import Mask, make_mask, pixels_of
 from wsss_fast.label.settings import LabelSettings
 from wsss_fast.label.walk import Walk
+from wsss_fast.listing.plan import Plan, PlannedImage
 
 logger = logging.getLogger("wsss_fast.label")
 

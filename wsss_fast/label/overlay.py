@@ -6,10 +6,10 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from wsss_fast.files.png import PALETTE
-from wsss_fast.label.classes import BACKGROUND, IGNORE, IGNORE_16, MAX_CLASSES
+from wsss_fast.files.font import font
+from wsss_fast.files.png import BACKGROUND, IGNORE, IGNORE_16, MAX_CLASSES, PALETTE
 
 _SIDE = 640
 _STRENGTH = 0.55
@@ -69,11 +69,3 @@ def _outline(mask: np.ndarray) -> np.ndarray:
     edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
     edge[1:, :] |= mask[1:, :] != mask[:-1, :]
     return edge
-
-
-def font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    try:
-        return ImageFont.load_default(size=14)
-    except (OSError, ImportError):
-        # Pillow without FreeType has one small bitmap font.
-        return ImageFont.load_default()

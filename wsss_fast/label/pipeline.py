@@ -18,19 +18,19 @@ from wsss_fast import _openmp
 from wsss_fast._settings import SettingsError
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.names import printable
+from wsss_fast.files.png import MAX_CLASSES
 from wsss_fast.label import claims, collect, formats, manifest
-from wsss_fast.label.classes import MAX_CLASSES
 from wsss_fast.label.decode import Decoders
 from wsss_fast.label.done import DoneTable
 from wsss_fast.label.job import Job, Labels
 from wsss_fast.label.labels import read_table
 from wsss_fast.label.lock import Lock
-from wsss_fast.label.plan import Plan, PlannedImage
 from wsss_fast.label.predict import BUILT_IN, Model, load_model, resolved
 from wsss_fast.label.refine import Mask
 from wsss_fast.label.settings import LabelSettings
-from wsss_fast.label.sources import Images, make_plan
 from wsss_fast.label.walk import Walk, load_walk
+from wsss_fast.listing.plan import Plan, PlannedImage
+from wsss_fast.listing.sources import Images, make_plan
 
 if TYPE_CHECKING:
     from wsss_fast.data.labels import ImageLabels
@@ -108,7 +108,15 @@ def label(
     if folder_path is None and any(files_only.values()):
         name = next(name for name, asked in files_only.items() if asked)
         raise SettingsError(f"label: '{name}' is for files, and without 'out' none are written")
-    plan = make_plan(images, folder_path, chosen)
+    plan = make_plan(
+        images,
+        folder_path,
+        operation="label",
+        split=chosen.split,
+        root=chosen.root,
+        batch=chosen.batch,
+        shard=chosen.place,
+    )
     if folder_path is not None:
         claims.check_names(plan, chosen)
     with contextlib.ExitStack() as stack:

@@ -23,9 +23,9 @@ from wsss_fast.files.folder import OutputStoppedError
 from wsss_fast.files.images import ImageError, Location, stamp_of
 from wsss_fast.files.names import printable
 from wsss_fast.label import manifest
-from wsss_fast.label.plan import Plan, PlannedImage
 from wsss_fast.label.ray_worker import Description, Made, Sample, Worker
 from wsss_fast.label.settings import LabelSettings
+from wsss_fast.listing.plan import Plan, PlannedImage
 
 if TYPE_CHECKING:
     from wsss_fast.label.job import Labels

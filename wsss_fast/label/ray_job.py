@@ -15,9 +15,9 @@ from typing import Any
 from wsss_fast.files.folder import OutputFolder, OutputRefusedError, OutputStoppedError
 from wsss_fast.files.images import ImageError, Location
 from wsss_fast.label.job import Job, Labels, Row, Writers
-from wsss_fast.label.plan import PlannedImage
 from wsss_fast.label.ray_cluster import Call, Cluster, Event, whole_location
 from wsss_fast.label.ray_worker import Made
+from wsss_fast.listing.plan import PlannedImage
 
 _DEATHS = 3  # after which an image has failed
 _FAILED_IN_A_ROW = 10  # after which the workers are at fault, not the images

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from wsss_fast._settings import SettingsError
 from wsss_fast.files.images import FileStamp, ImageError, Location, stamp_of
 from wsss_fast.label import manifest
-from wsss_fast.label.plan import PlannedImage
 from wsss_fast.label.predict import Defaults, load_model, resolved
 from wsss_fast.label.settings import LabelSettings
+from wsss_fast.listing.plan import PlannedImage
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

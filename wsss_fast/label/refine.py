@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsss_fast.label.classes import BACKGROUND, IGNORE, IGNORE_16
+from wsss_fast.files.png import BACKGROUND, IGNORE, IGNORE_16
 from wsss_fast.label.predict import Prediction
 from wsss_fast.label.settings import LabelSettings
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from wsss_fast import _settings
 from wsss_fast._settings import SettingsError, setting
+from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS, MAX_SIDE
 
 __all__ = ["LabelSettings", "SettingsError"]
 
@@ -54,7 +55,7 @@ class LabelSettings:
     scales: tuple[float, ...] | None = setting(None, "sizes at which the network sees the image; default the method's")
     flip: bool = setting(True, "average with the mirrored image")
     merge: str | None = setting(None, "how maps are merged: psa, seam, cpn, irn, eps or l2g; default the method's")
-    max_side: int = setting(1024, "bounds the longest side of the image before the scales multiply it")
+    max_side: int = setting(MAX_SIDE, "bounds the longest side of the image before the scales multiply it")
     exif: str = setting("apply", "orientation stored in the file: apply (masks as displayed) or ignore (masks as stored)")
     # from maps to a mask
     background: float | None = setting(
@@ -84,8 +85,8 @@ class LabelSettings:
     shard: str | None = _neutral(None, "i/n: every n-th batch from batch i on (i from 0); shards share one --out")
     ray: str | None = _neutral(None, "machines of a Ray cluster label: HOST:PORT, or auto for the one this machine belongs to")
     batch: int = _neutral(8, "images recorded together; an interrupted batch is computed again")
-    max_pixels: int = _neutral(80_000_000, "images with more pixels are refused from their header")
-    max_bytes: int = _neutral(512 * 1024 * 1024, "larger files are refused unread")
+    max_pixels: int = _neutral(MAX_PIXELS, "images with more pixels are refused from their header")
+    max_bytes: int = _neutral(MAX_BYTES, "larger files are refused unread")
     max_failures: int | None = _neutral(None, "stop when more images failed than this, earlier runs counted")
     timeout: float = _neutral(60.0, "seconds that reading one image may take")
     workers: int | None = _neutral(None, "processes that read and threads that refine and write; 0: none (default by cores)")

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from wsss_fast import _settings
 from wsss_fast._settings import setting
+from wsss_fast.files.png import IGNORE
 from wsss_fast.methods import _maps
 from wsss_fast.methods._method import check_published
-from wsss_fast.methods._training import IGNORE, Training, TrainSettings, check_mask
+from wsss_fast.methods._training import Training, TrainSettings, check_mask
 from wsss_fast.nets._common import batch_norms, freeze
 from wsss_fast.ops import _check
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from wsss_fast import _settings
 from wsss_fast._settings import setting
+from wsss_fast.files.png import IGNORE
 from wsss_fast.methods._method import Method
 from wsss_fast.nets._common import unfreeze
 from wsss_fast.ops import _check
@@ -35,7 +36,6 @@ from wsss_fast.ops import _check
 RESIZES = ("long", "short", "scale", "squash", "none")
 SCHEDULES = ("poly", "step")
 OPTIMISERS = ("sgd", "adam")
-IGNORE = 255  # in masks: no loss here
 # of PSA and what descends from it: in the released code the weight decay stands in the place of the momentum
 PSA_MOMENTUM = {None: 0.0, "paper": 0.9, "code": 5e-4}
 

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from wsss_fast import ops
 from wsss_fast._settings import setting
+from wsss_fast.files.png import BACKGROUND, IGNORE
 from wsss_fast.methods import _maps, _walk
 from wsss_fast.methods._method import Method, check_published, embedding, projection
 from wsss_fast.methods._training import PSA_MOMENTUM, Training, TrainSettings
@@ -115,7 +116,7 @@ def walk_mask(model: AffinityNet, pixels: Tensor, mask: Tensor, **settings: Any)
         The new mask, uint8 [N, H, W].
     """
     _walk.check_mask("affinitynet.walk_mask", model, pixels, mask)
-    values = torch.tensor([value for value in mask.unique().tolist() if value not in (0, 255)], device=mask.device)
+    values = torch.tensor([value for value in mask.unique().tolist() if value not in (BACKGROUND, IGNORE)], device=mask.device)
     values = torch.cat([values.new_zeros(1), values]).to(torch.uint8)
     rows = (mask[:, None] == values[:, None, None]).float()
     settings = {"beta": 8.0, "steps": 256, "mode": "exact", "impl": None} | settings

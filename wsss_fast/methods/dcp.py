@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsss_fast import ops
+from wsss_fast.files.png import IGNORE
 from wsss_fast.methods import _maps
 from wsss_fast.methods._covariance import ROWS, Sums, add_rows, first_eigenvectors
-from wsss_fast.methods._training import IGNORE
 from wsss_fast.nets import weights
 from wsss_fast.ops import _check
 

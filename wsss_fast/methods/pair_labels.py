@@ -27,11 +27,11 @@ from torch import Tensor
 from wsss_fast import ops
 from wsss_fast.compat.pydensecrf.utils import unary_from_labels
 from wsss_fast.files.names import printable
+from wsss_fast.files.png import BACKGROUND, IGNORE
 from wsss_fast.files.regular import open_to_read
 from wsss_fast.methods import _maps
 from wsss_fast.ops import _check
 
-BACKGROUND, IGNORED = 0, 255
 # the exponents of the background for the low and the high maps: PSA's best, and its first submission with SEAM
 ALPHAS = {"psa": (4.0, 32.0), "seam": (4.0, 24.0)}
 PSA_CRF: dict[str, Any] = {"iterations": 10, "gaussian": (3, 3), "bilateral": (80, 13, 10)}
@@ -59,7 +59,7 @@ class PairMaps:
                 got = f"array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
                 raise PairLabelsError(_check.complaint("PairMaps", name, f"be an array of {dtype}", got))
         k, shown = self.classes.size, self.classes.tolist()
-        if self.classes.ndim != 1 or len(set(shown)) != k or not all(0 <= value < IGNORED - 1 for value in shown):
+        if self.classes.ndim != 1 or len(set(shown)) != k or not all(0 <= value < IGNORE - 1 for value in shown):
             raise PairLabelsError(_check.complaint("PairMaps", "classes", "be different numbers from 0 to 253", shown))
         if self.low.ndim != 3 or len(self.low) != 1 + k or self.low.shape != self.high.shape or self.low.size == 0:
             got = f"{list(self.low.shape)} and {list(self.high.shape)}"
@@ -124,9 +124,9 @@ def affinity_target(low: np.ndarray, high: np.ndarray, classes: Sequence[int] | 
         raise ValueError(_check.complaint("affinity_target", "low and high", f"have shape [{1 + len(classes)}, H, W]", got))
     cells = [_cell_means(maps, stride) for maps in (low, high)]
     sure_object, sure_background = (mean.argmax(axis=0) for mean in cells)
-    label = np.concatenate([[IGNORED], np.asarray(classes, np.int64) + 1]).astype(np.uint8)[sure_object]
+    label = np.concatenate([[IGNORE], np.asarray(classes, np.int64) + 1]).astype(np.uint8)[sure_object]
     label[sure_background == 0] = BACKGROUND
-    label[np.maximum(cells[0], cells[1]).max(axis=0) < 1e-5] = IGNORED
+    label[np.maximum(cells[0], cells[1]).max(axis=0) < 1e-5] = IGNORE
     return label
 
 
@@ -175,7 +175,7 @@ def irn_labels(
     surely, perhaps = (
         _after_crf(_strongest(cam, threshold), image, len(cam), crf, certainty) for threshold in (foreground, background)
     )
-    value = np.asarray([IGNORED, *(index + 1 for index in classes)], np.uint8)[surely]
+    value = np.asarray([IGNORE, *(index + 1 for index in classes)], np.uint8)[surely]
     value[(surely == 0) & (perhaps == 0)] = BACKGROUND
     return value
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsss_fast.counts import BACKGROUND_NAME, Confusion, Curve
 from wsss_fast.data import Dataset
-from wsss_fast.evaluate import BACKGROUND_NAME, Confusion, Curve, read_maps, read_mask
+from wsss_fast.evaluate import read_maps, read_mask
 
 Report = Callable[[int, int], None]
 

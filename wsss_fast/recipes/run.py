@@ -24,6 +24,7 @@ from wsss_fast.data.fingerprint import fingerprint
 from wsss_fast.data.verify import verify
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.names import printable
+from wsss_fast.files.png import MAX_CLASSES
 from wsss_fast.files.whole import file_sha256
 from wsss_fast.nets import efficientnet
 from wsss_fast.recipes import record, report, small, stages
@@ -209,8 +210,8 @@ class _Runner:
         if dataset is not None and (key := (stage.split, "images")) not in self._verified:
             verify(dataset, progress=self._looked)
             self._verified.add(key)
-        if dataset is not None and len(dataset.classes) > 254:
-            raise RecipeError(f"run: masks have room for 254 classes, got {len(dataset.classes)}")
+        if dataset is not None and len(dataset.classes) > MAX_CLASSES:
+            raise RecipeError(f"run: masks have room for {MAX_CLASSES} classes, got {len(dataset.classes)}")
         judge = work.judge()
         if judge is None and self._needs_truth(stage):
             split = self.recipe.split(stage.judge) or "the data set"

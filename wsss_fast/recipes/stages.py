@@ -18,10 +18,10 @@ from torch import Tensor
 from wsss_fast import methods, ops
 from wsss_fast import train as training
 from wsss_fast.data import Dataset
-from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
 from wsss_fast.evaluate import read_maps, read_mask
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.images import ImageError, read_image
+from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS
 from wsss_fast.files.png import mask_png
 from wsss_fast.methods import affinitynet, checkpoint, dcp, irn, pair_labels
 from wsss_fast.methods._maps import exponent_of

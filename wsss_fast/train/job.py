@@ -22,11 +22,11 @@ import wsss_fast
 from wsss_fast import _machine, methods
 from wsss_fast._settings import SettingsError, plain
 from wsss_fast.data import Dataset, loader, open_dataset
-from wsss_fast.data.dataset import MAX_BYTES, MAX_PIXELS
 from wsss_fast.data.fingerprint import fingerprint
 from wsss_fast.data.verify import Report, verify
 from wsss_fast.files.folder import OutputFolder
 from wsss_fast.files.images import ImageError, read_image
+from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS
 from wsss_fast.methods._training import Training, TrainSettings
 from wsss_fast.train import checkpoint, events, initial, logs, loop, pictures, processes
 from wsss_fast.train.settings import DataSettings, NetworkSettings, RunSettings

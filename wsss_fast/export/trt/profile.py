@@ -69,9 +69,8 @@ def image_sizes(folder: str | Path) -> list[tuple[int, int]]:
     """(height, width) of a folder's images as `wsss label` gives them to a network at scale 1, from their headers."""
     from wsss_fast.export.verify import image_files
     from wsss_fast.files.images import ImageError, read_size
-    from wsss_fast.label.settings import LabelSettings
+    from wsss_fast.files.limits import MAX_BYTES, MAX_PIXELS, MAX_SIDE
 
-    limits, longest = LabelSettings(), LabelSettings().max_side
     paths = image_files(folder)
     if not paths:
         raise ValueError(f"export: 'profile_from' must be a folder of images, got '{folder}', which holds none")
@@ -79,11 +78,11 @@ def image_sizes(folder: str | Path) -> list[tuple[int, int]]:
     refused = ""
     for path in paths:
         try:
-            width, height = read_size(path, limits.max_pixels, limits.max_bytes)
+            width, height = read_size(path, MAX_PIXELS, MAX_BYTES)
         except ImageError as error:
             refused = refused or f"'{printable(str(path))}': {error}"
             continue
-        ratio = min(1.0, longest / max(height, width))
+        ratio = min(1.0, MAX_SIDE / max(height, width))
         sizes.append((max(1, round(height * ratio)), max(1, round(width * ratio))))
     if not sizes:
         raise ValueError(f"export: 'profile_from' must hold images that can be read, and '{folder}' holds none ({refused})")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_fast.label import manifest
-from wsss_fast.label.plan import Plan
+from wsss_fast.listing.plan import Plan
 
 BINS = 20
 FAILURES_SHOWN = 200

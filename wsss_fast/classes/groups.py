@@ -14,11 +14,8 @@ from wsss_fast._nearest import did_you_mean
 from wsss_fast._settings import SettingsError
 from wsss_fast.files import yaml_text
 from wsss_fast.files.names import printable, short
+from wsss_fast.files.text import TextError, read_text
 
-MAX_CLASSES = 254
-BACKGROUND = 0
-IGNORE = 255
-IGNORE_16 = 65535  # of masks with 16 bits
 IMAGENET_CLASSES = 1000
 _LARGEST_FILE = 1 << 20
 _RANGES = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})?( +[0-9]{1,9}(-[0-9]{1,9})?)*")
@@ -47,14 +44,11 @@ def numbers_of(names: Iterable[str]) -> dict[str, list[int]]:
 
 def read_groups(path: str, known: Mapping[str, Sequence[int]], count: int) -> tuple[ClassGroup, ...]:
     """The groups of somebody's file, in mask order. ``known``: what a name stands for; ``count``: how many classes there are."""
-    from wsss_fast.data._problems import DataError
-    from wsss_fast.data._text import read_text
-
     shown = printable(str(path))
     try:
         entries = yaml_text.load(read_text(Path(path), _LARGEST_FILE))
-    except DataError as error:
-        raise SettingsError(f"label: 'classes': {str(error).removeprefix('data: ')}") from None
+    except TextError as error:
+        raise SettingsError(f"label: 'classes': {error}") from None
     except yaml_text.YamlError as error:
         raise SettingsError(f"label: {shown} is no YAML: {error}") from None
     return _groups(entries, known, count, shown)

@@ -1,0 +1,1 @@
+"""Groups of classes: which classes of a network one value of a mask stands for."""
