@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wsss_fast import _native
+from wsss_fast._openmp import threads as threads  # for the tests that import it from here
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU_LEVELS = ("plain", "avx2", "avx512")
@@ -104,16 +105,6 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sliced": lambda x: torch.nn.functional.pad(x, (3, 2, 1, 1))[:, :, 1:-1, 3:-2],
     "every_second": lambda x: torch.stack((x, torch.full_like(x, 7)), dim=-1).flatten(3)[..., ::2],
 }
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def true_in_forked_child(check: Callable[[], bool]) -> bool:
